@@ -66,6 +66,21 @@ pub fn executables(command: &mut Command) -> Result<Vec<Executable>> {
     Ok(found)
 }
 
+impl Executable {
+    /// The name of the package's folder, such as `agent`.
+    pub fn folder(&self) -> String {
+        self.package.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+    }
+
+    /// A name that is its own among all test binaries, such as `agent/dataplane` or `model/lib`.
+    pub fn label(&self) -> String {
+        match self.kind.as_str() {
+            "test" => format!("{}/{}", self.folder(), self.name),
+            kind => format!("{}/{kind}", self.folder()),
+        }
+    }
+}
+
 fn executable(message: &Value) -> Option<Executable> {
     let path = message["executable"].as_str()?;
     let manifest = std::path::Path::new(message["manifest_path"].as_str()?);

@@ -49,6 +49,12 @@ fn home() -> Result<PathBuf> {
     env::home_dir().context("no home folder is known: set HOME")
 }
 
+/// True when we run as root.
+pub fn is_root() -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    std::fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0)
+}
+
 /// A path as a person wants to read it: relative to the repository where it is inside it.
 pub fn short(path: &Path) -> String {
     path.strip_prefix(root()).unwrap_or(path).display().to_string()

@@ -1,0 +1,91 @@
+//! Builds everything once and sorts the test binaries into suites.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+
+use crate::cargo::{self, Executable};
+
+/// The packages whose files under `tests/` need root.
+const PRIVILEGED: [&str; 2] = ["agent", "tests"];
+
+/// Everything that was built.
+pub struct Built {
+    /// The `firedrill` binary, development profile.
+    pub firedrill: PathBuf,
+    tests: Vec<Executable>,
+}
+
+/// Which suite a test binary belongs to; decided by its folder and by the beginning of its file's name.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Suite {
+    /// Needs nothing: unit tests, and `tests/` of other packages than the two below.
+    Unit,
+    /// Needs root: `agent/tests/`, `tests/tests/`.
+    Privileged,
+    /// Needs the real services: `tests/tests/services*`.
+    Services,
+    /// Plays the demo: `tests/tests/demo*`.
+    Demo,
+    /// Runs in guests only: `tests/tests/vm_*`.
+    Vm,
+}
+
+/// Builds the workspace: one call, so that every crate is compiled with one set of features.
+pub fn all() -> Result<Built> {
+    let mut command =
+        cargo::cargo(["build", "--workspace", "--all-targets", "--message-format=json-render-diagnostics"]);
+    let built = cargo::executables(&mut command)?;
+    let firedrill = built
+        .iter()
+        .find(|executable| executable.kind == "bin" && executable.name == "firedrill" && !executable.test)
+        .context("cargo built no `firedrill` binary")?
+        .path
+        .clone();
+    Ok(Built { firedrill, tests: built.into_iter().filter(|executable| executable.test).collect() })
+}
+
+impl Built {
+    /// The test binaries of a suite.
+    pub fn suite(&self, suite: Suite) -> Vec<&Executable> {
+        self.tests.iter().filter(|test| suite_of(&test.folder(), &test.kind, &test.name) == suite).collect()
+    }
+
+    /// The test binaries that run in guests: those made for them, and the data plane's.
+    pub fn for_guests(&self) -> Vec<&Executable> {
+        self.tests
+            .iter()
+            .filter(|test| {
+                let suite = suite_of(&test.folder(), &test.kind, &test.name);
+                let data_plane = suite == Suite::Privileged && test.name.starts_with("dataplane");
+                suite == Suite::Vm || data_plane
+            })
+            .collect()
+    }
+}
+
+fn suite_of(folder: &str, kind: &str, name: &str) -> Suite {
+    if kind != "test" || !PRIVILEGED.contains(&folder) {
+        return Suite::Unit;
+    }
+    [("services", Suite::Services), ("demo", Suite::Demo), ("vm_", Suite::Vm)]
+        .into_iter()
+        .find(|(prefix, _)| name.starts_with(prefix))
+        .map_or(Suite::Privileged, |(_, suite)| suite)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_test_file_belongs_to_the_suite_that_its_name_says() {
+        assert!(suite_of("model", "lib", "firedrill_model") == Suite::Unit);
+        assert!(suite_of("ctl", "test", "demo_help") == Suite::Unit);
+        assert!(suite_of("agent", "lib", "firedrill_agent") == Suite::Unit);
+        assert!(suite_of("agent", "test", "dataplane_loss") == Suite::Privileged);
+        assert!(suite_of("tests", "test", "services_etcd") == Suite::Services);
+        assert!(suite_of("tests", "test", "demo") == Suite::Demo);
+        assert!(suite_of("tests", "test", "vm_clsact") == Suite::Vm);
+    }
+}

@@ -1,0 +1,158 @@
+//! Packs what a guest needs: busybox, dash, ip, tc, ping, nft, the modules and the static test binaries.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::{cpio::Archive, kernel::Kernel, modules::Modules};
+use crate::{cargo::Executable, repo, run};
+
+/// What the tests use; loaded at boot, so that nothing depends on the kernel asking for modules.
+const MODULES: &[&str] = &[
+    "veth",
+    "tun",
+    "dummy",
+    "ifb",
+    "bridge",
+    "sch_ingress",
+    "sch_netem",
+    "sch_fq",
+    "sch_htb",
+    "sch_tbf",
+    "sch_prio",
+    "cls_bpf",
+    "cls_u32",
+    "cls_matchall",
+    "act_mirred",
+    "act_gact",
+    "act_bpf",
+    "nf_tables",
+    "nft_ct",
+    "inet_diag",
+    "tcp_diag",
+    "udp_diag",
+    "raw_diag",
+    "unix_diag",
+    "netlink_diag",
+];
+/// Programs of this machine that go into the guest, with their libraries.
+const PROGRAMS: &[&str] = &["ip", "tc", "ss", "ping", "nft", "nsenter", "unshare"];
+/// Where the guest finds the tests.
+const TESTS: &str = "tests";
+
+/// Returns the archive's bytes. `options` go to every test binary.
+pub fn pack(kernel: &Kernel, tests: &[&Executable], extra: &[PathBuf], options: &[String]) -> Result<Vec<u8>> {
+    let mut archive = Archive::default();
+    for folder in ["proc", "sys", "dev", "tmp", "run", "root", "var/run", "etc", "mnt"] {
+        archive.folder(folder);
+    }
+    archive.character_device("dev/console", 5, 1);
+    archive.file("etc/passwd", 0o644, "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n");
+    archive.file("etc/group", 0o644, "root:x:0:\nnogroup:x:65534:\n");
+    archive.file("etc/hosts", 0o644, "127.0.0.1 localhost\n::1 localhost\n");
+    archive.file("etc/nsswitch.conf", 0o644, "passwd: files\ngroup: files\nhosts: files dns\n");
+
+    programs(&mut archive)?;
+    modules(&mut archive, kernel)?;
+
+    let init = repo::root().join("tests/vm/init.sh");
+    archive.file("init", 0o755, read(&init)?);
+    archive.file("run.sh", 0o755, script(tests, options));
+    for test in tests {
+        archive.file(&format!("{TESTS}/{}", test.label()), 0o755, static_binary(&test.path)?);
+    }
+    for file in extra {
+        let name = file.file_name().and_then(|name| name.to_str()).context("a binary without a name")?;
+        archive.file(&format!("usr/bin/{name}"), 0o755, static_binary(file)?);
+    }
+    archive.finish()
+}
+
+/// Runs every test binary, one test at a time, and keeps the worst status.
+fn script(tests: &[&Executable], options: &[String]) -> String {
+    let mut text = String::from("status=0\n");
+    let options: Vec<String> = options.iter().map(|option| format!("'{}'", option.replace('\'', r"'\''"))).collect();
+    for test in tests {
+        text.push_str(&format!(
+            "echo '=== {name}'\n/{TESTS}/{name} --test-threads=1 --show-output {options} 2>&1 || status=1\n",
+            name = test.label(),
+            options = options.join(" ")
+        ));
+    }
+    text
+}
+
+/// busybox for everything small; dash as the shell, because busybox's would run its own `ip`, `tc` and `ping`.
+fn programs(archive: &mut Archive) -> Result<()> {
+    let busybox = find("busybox")?;
+    binary(archive, &busybox, "bin/busybox")?;
+    binary(archive, &find("dash")?, "bin/sh")?;
+    for program in PROGRAMS {
+        binary(archive, &find(program)?, &format!("usr/sbin/{program}"))?;
+    }
+    for applet in run::output(&mut run::command(&busybox, ["--list"]))?.lines() {
+        let path = format!("bin/{applet}");
+        if !archive.contains(&path) && !PROGRAMS.contains(&applet) {
+            archive.link(&path, "/bin/busybox");
+        }
+    }
+    Ok(())
+}
+
+fn find(program: &str) -> Result<PathBuf> {
+    run::find(program).with_context(|| format!("{program} is not installed: `cargo xtask setup --vm`"))
+}
+
+/// Adds a program, and its libraries at the paths where its loader looks for them.
+fn binary(archive: &mut Archive, file: &Path, path: &str) -> Result<()> {
+    archive.file(path, 0o755, read(file)?);
+    if !is_static(&read(file)?)? {
+        for library in run::output(&mut run::command("ldd", [file]))?.split_whitespace() {
+            if library.starts_with('/') && !archive.contains(library) {
+                archive.file(library, 0o755, read(Path::new(library))?);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn modules(archive: &mut Archive, kernel: &Kernel) -> Result<()> {
+    let modules = Modules::open(&kernel.root)?;
+    let mut order = String::new();
+    for file in modules.closure(MODULES)? {
+        let name = file.rsplit('/').next().unwrap_or(&file).split(".ko").next().unwrap_or(&file).to_owned();
+        archive.file(&format!("modules/{name}.ko"), 0o644, modules.read(&file)?);
+        order.push_str(&format!("/modules/{name}.ko\n"));
+    }
+    archive.file("modules/order", 0o644, order);
+    Ok(())
+}
+
+fn static_binary(file: &Path) -> Result<Vec<u8>> {
+    let data = read(file)?;
+    ensure!(
+        is_static(&data)?,
+        "{} is not static, so it cannot run in the guest: was RUSTFLAGS set? (`+crt-static` is set in .cargo/config.toml)",
+        file.display()
+    );
+    Ok(data)
+}
+
+/// True for a program that names no interpreter (dynamic loader).
+pub fn is_static(data: &[u8]) -> Result<bool> {
+    use object::{
+        elf::PT_INTERP,
+        read::elf::{ElfFile64, FileHeader as _, ProgramHeader as _},
+    };
+    let file: ElfFile64 = ElfFile64::parse(data).context("not a 64-bit ELF file")?;
+    let endian = file.endian();
+    let headers = file.elf_header().program_headers(endian, data).context("no program headers")?;
+    Ok(headers.iter().all(|header| header.p_type(endian) != PT_INTERP))
+}
+
+fn read(file: &Path) -> Result<Vec<u8>> {
+    fs::read(file).with_context(|| format!("cannot read {}", file.display()))
+}

@@ -1,0 +1,123 @@
+//! `vm-test`: runs the static test binaries on a stock Debian kernel in QEMU.
+
+mod boot;
+mod cpio;
+pub mod initramfs;
+mod kernel;
+mod modules;
+
+use std::{fs, path::PathBuf, process::ExitCode, time::Duration};
+
+use anyhow::{Context as _, Result};
+
+use crate::{
+    cargo::Executable,
+    repo, setup,
+    test::{self, outcome::Outcome},
+};
+
+/// Options of `vm-test`.
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    guest: Guest,
+    /// A static test binary to run in the guest; without it all tests that are meant for guests
+    #[arg(long)]
+    bin: Vec<PathBuf>,
+    /// Options for every test binary, such as a test's name
+    #[arg(last = true)]
+    options: Vec<String>,
+}
+
+/// The virtual machine.
+#[derive(clap::Args, Clone)]
+pub struct Guest {
+    /// Version of the stock kernel: 5.10, 6.1, 6.12, 6.18 or 7.3
+    #[arg(long, default_value = "6.1")]
+    pub kernel: String,
+    /// KVM is not tried by itself, because it opens and then hangs on some virtual machines
+    #[arg(long, value_enum, default_value_t = Accelerator::Tcg)]
+    pub accelerator: Accelerator,
+    /// Memory in MiB
+    #[arg(long = "memory", default_value_t = 1536)]
+    pub memory_mib: u32,
+    /// Seconds until the guest is ended
+    #[arg(long, default_value = "900", value_parser = seconds)]
+    pub timeout: Duration,
+}
+
+/// How QEMU runs the guest's code.
+#[derive(clap::ValueEnum, Clone, Copy)]
+pub enum Accelerator {
+    /// In software
+    Tcg,
+    /// With the processor's help
+    Kvm,
+}
+
+fn seconds(text: &str) -> Result<Duration, std::num::ParseIntError> {
+    text.parse().map(Duration::from_secs)
+}
+
+impl Guest {
+    /// The guest that the test command uses.
+    pub fn with_kernel(kernel: &str) -> Self {
+        Self {
+            kernel: kernel.to_owned(),
+            accelerator: Accelerator::Tcg,
+            memory_mib: 1536,
+            timeout: Duration::from_secs(900),
+        }
+    }
+}
+
+/// Runs the command.
+pub fn run(args: &Args) -> Result<ExitCode> {
+    setup::ensure(setup::Group::Vm, true)?;
+    let built;
+    let given: Vec<Executable>;
+    let (tests, extra) = if args.bin.is_empty() {
+        built = test::build::all()?;
+        (built.for_guests(), vec![built.firedrill.clone()])
+    } else {
+        given = args.bin.iter().map(|path| named(path)).collect::<Result<_>>()?;
+        (given.iter().collect(), Vec::new())
+    };
+    let outcome = run_tests(&args.guest, &tests, &extra, &args.options)?;
+    println!("{outcome}");
+    Ok(if outcome.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn named(path: &std::path::Path) -> Result<Executable> {
+    let name = path.file_name().and_then(|name| name.to_str()).context("--bin needs a file")?;
+    Ok(Executable {
+        name: name.to_owned(),
+        kind: "test".to_owned(),
+        package: repo::root(),
+        test: true,
+        path: path.to_path_buf(),
+    })
+}
+
+/// Packs, boots and counts. `extra` are programs that the tests start; they are put into `/usr/bin`.
+pub fn run_tests(guest: &Guest, tests: &[&Executable], extra: &[PathBuf], options: &[String]) -> Result<Outcome> {
+    let kernel = kernel::Kernel::get(&guest.kernel)?;
+    let folder = guest_folder(&guest.kernel)?;
+    let initrd = folder.join("initrd.cpio");
+    let archive = initramfs::pack(&kernel, tests, extra, options)?;
+    fs::write(&initrd, &archive).with_context(|| format!("cannot write {}", initrd.display()))?;
+    eprintln!("guest: {}, {} MiB of files, {} test binaries", kernel.image.display(), archive.len() >> 20, tests.len());
+    let done = boot::boot(guest, &kernel.image, &initrd, &folder)?;
+    let mut outcome = Outcome::parse(&done.results);
+    if !done.success && outcome.failed == 0 {
+        outcome.failed = 1; // a test binary that died without a summary
+    }
+    eprintln!("guest with kernel {} took {:.1} s", kernel.version, done.took.as_secs_f64());
+    Ok(outcome)
+}
+
+fn guest_folder(kernel: &str) -> Result<PathBuf> {
+    let folder = repo::target().join("vm").join(kernel);
+    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    Ok(folder)
+}
