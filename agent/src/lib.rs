@@ -1,0 +1,5 @@
+//! The per-host agent of Firedrill.
+#![deny(unsafe_code)]
+pub mod dataplane;
+#[allow(unsafe_code)]
+pub mod sys;

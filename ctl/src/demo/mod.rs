@@ -1,0 +1,1 @@
+//! The demo: a small shop, and six drills on it.

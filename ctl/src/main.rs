@@ -1,0 +1,6 @@
+//! The `firedrill` command.
+#![forbid(unsafe_code)]
+mod demo;
+mod render;
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Reports: pure functions of a run, read back from its log.

@@ -1,0 +1,351 @@
+//! Changes: the steps by which a fault alters a host, each one reversible or said to be not.
+//!
+//! A fault only lists changes. The agent's engine applies them, records the inverse first, and undoes them
+//! from the record. The list below is closed on purpose: a new fault should need none of its own.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::facts::{CgroupRef, Interface, NetnsRef, ProcessRef};
+use crate::units::{Cidr, Percent, Ports, Span};
+
+/// What a fault will do to one target, in order.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Applied first to last, reverted last to first.
+    pub changes: Vec<Change>,
+    /// What the reader of a plan should know: surprises, limits, parts that cannot be undone.
+    pub notes: Vec<String>,
+}
+
+/// One step on the host.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Change {
+    /// Attach the packet programs to one direction of an interface (tcx link, or a clsact filter before 6.6).
+    Attach {
+        /// Namespace of the interface.
+        netns: NetnsRef,
+        /// The interface.
+        interface: Interface,
+        /// Which way packets pass.
+        direction: Way,
+    },
+    /// Mark the sockets of a cgroup or of processes, existing and new ones, so that rules can tell them apart.
+    Tag {
+        /// Namespace whose rules look at the mark.
+        netns: NetnsRef,
+        /// Whose sockets.
+        sockets: SocketOwner,
+    },
+    /// Run a delay line (a TAP device held by the agent) for one direction of an interface.
+    DelayLine {
+        /// Namespace of the interface.
+        netns: NetnsRef,
+        /// The interface.
+        interface: Interface,
+        /// Which way packets pass.
+        direction: Way,
+    },
+    /// Put a packet rule in force.
+    Rule {
+        /// Namespace in which it applies.
+        netns: NetnsRef,
+        /// The rule.
+        rule: Rule,
+    },
+    /// Set a kernel parameter in a network namespace.
+    Sysctl {
+        /// The namespace.
+        netns: NetnsRef,
+        /// Dotted key, `net.ipv4.conf.lo.route_localnet`.
+        key: String,
+        /// The value to write.
+        value: String,
+    },
+    /// Send a signal that ends a process. There is no way back.
+    Kill {
+        /// Whose processes: resolved again at that moment, when the owner still exists.
+        victim: Victim,
+        /// Signal number.
+        signal: i32,
+        /// Kill again whatever comes back, until the fault ends.
+        keep: bool,
+    },
+    /// Stop a process with SIGSTOP; continued with SIGCONT.
+    Suspend {
+        /// The process.
+        process: ProcessRef,
+    },
+    /// Freeze a control group (v2).
+    Freeze {
+        /// The group.
+        cgroup: CgroupRef,
+    },
+    /// Stop a systemd unit and keep it down; its earlier state is restored.
+    StopUnit {
+        /// Full unit name.
+        unit: String,
+        /// Triggers (sockets, timers) that are stopped first, so that they do not start it again.
+        triggers: Vec<String>,
+    },
+    /// Run a command of the user's, with the command that undoes it.
+    Command {
+        /// Program and arguments that do it.
+        run: Vec<String>,
+        /// Program and arguments that undo it.
+        undo: Vec<String>,
+    },
+    /// Make a named network namespace (part of a stage, such as the demo's).
+    Netns {
+        /// Name under `/run/netns`.
+        name: String,
+    },
+    /// Join two of our namespaces by a veth pair. It goes with its namespaces.
+    Veth {
+        /// Name of the first namespace, and the interface and addresses in it.
+        a: VethEnd,
+        /// The other end.
+        b: VethEnd,
+    },
+    /// Make a control group; its processes are killed and it is removed afterwards.
+    MakeCgroup {
+        /// Path below the cgroup v2 mount point.
+        path: String,
+    },
+    /// Start a process inside a cgroup and a namespace of ours. It ends with its cgroup.
+    Spawn {
+        /// What the report calls it.
+        name: String,
+        /// Program and arguments.
+        command: Vec<String>,
+        /// Environment added to the agent's own.
+        env: BTreeMap<String, String>,
+        /// Name of the network namespace under `/run/netns`.
+        netns: Option<String>,
+        /// Path of the control group below the cgroup v2 mount point.
+        cgroup: String,
+        /// File that takes its output.
+        log: Option<String>,
+    },
+}
+
+/// One end of a veth pair.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VethEnd {
+    /// Name of the namespace under `/run/netns`.
+    pub netns: String,
+    /// Name of the interface.
+    pub interface: String,
+    /// Addresses with prefix lengths, `10.0.0.1/24`.
+    pub addresses: Vec<String>,
+}
+
+/// One way through an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Way {
+    /// Packets that leave through the interface.
+    Egress,
+    /// Packets that arrive on it.
+    Ingress,
+}
+
+/// Whose sockets a rule is about.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SocketOwner {
+    /// All processes of a control group and of the groups below it.
+    Cgroup(CgroupRef),
+    /// Certain processes only, even when they share their cgroup with others.
+    Processes(Vec<ProcessRef>),
+}
+
+/// Whose processes are killed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Victim {
+    /// Every process of a control group.
+    Cgroup(CgroupRef),
+    /// A unit's control group, which may be made anew when the unit restarts.
+    Unit {
+        /// Full unit name.
+        unit: String,
+        /// Its control group at the time of planning.
+        cgroup: CgroupRef,
+    },
+    /// These processes; with `keep`, whatever answers the same selector later.
+    Processes {
+        /// The processes at the time of planning.
+        processes: Vec<ProcessRef>,
+    },
+}
+
+/// A packet rule: which packets, and what happens to them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Rule {
+    /// Only packets of this interface; `None` for every attached one.
+    pub interface: Option<Interface>,
+    /// Only packets of these sockets; must have been marked by an earlier [`Change::Tag`].
+    pub sockets: Option<SocketOwner>,
+    /// The ways that it looks at.
+    pub ways: Vec<Way>,
+    /// Which packets of those.
+    pub filter: Filter,
+    /// What is done to a packet that matches.
+    pub action: Action,
+}
+
+/// Conditions on a packet. All given ones must hold; an empty one is no condition.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Filter {
+    /// The transport protocol.
+    pub protocol: Option<Protocol>,
+    /// Networks of the other side.
+    pub peers: Vec<Cidr>,
+    /// Ports on this side.
+    pub local_ports: Vec<Ports>,
+    /// Ports on the other side.
+    pub peer_ports: Vec<Ports>,
+}
+
+/// Transport protocols that a filter can name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// ICMP over IPv4, ICMPv6 over IPv6 (neighbour discovery always passes).
+    Icmp,
+}
+
+/// What is done to a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Action {
+    /// Dropped, each packet by an independent draw of this probability.
+    Drop {
+        /// Share of the packets.
+        share: Percent,
+    },
+    /// Held back for `delay` plus or minus up to `jitter` (uniform), in order within a flow.
+    Delay {
+        /// Mean of the delay.
+        delay: Span,
+        /// Greatest deviation from it.
+        jitter: Span,
+    },
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Egress => "egress",
+            Self::Ingress => "ingress",
+        })
+    }
+}
+
+impl fmt::Display for SocketOwner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cgroup(cgroup) => write!(f, "cgroup {}", cgroup.path),
+            Self::Processes(list) => write_processes(f, list),
+        }
+    }
+}
+
+impl fmt::Display for Victim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cgroup(cgroup) => write!(f, "every process of cgroup {}", cgroup.path),
+            Self::Unit { unit, .. } => write!(f, "every process of unit {unit}"),
+            Self::Processes { processes } => write_processes(f, processes),
+        }
+    }
+}
+
+fn write_processes(f: &mut fmt::Formatter<'_>, list: &[ProcessRef]) -> fmt::Result {
+    f.write_str(if list.len() == 1 { "process " } else { "processes " })?;
+    for (i, process) in list.iter().enumerate() {
+        write!(f, "{}{} ({})", if i == 0 { "" } else { ", " }, process.pid, process.comm)?;
+    }
+    Ok(())
+}
+
+impl fmt::Display for Filter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut parts = Vec::new();
+        if let Some(protocol) = self.protocol {
+            parts.push(format!("{protocol:?}").to_lowercase());
+        }
+        let list = |items: Vec<String>| items.join(", ");
+        if !self.peers.is_empty() {
+            parts.push(format!("peer {}", list(self.peers.iter().map(Cidr::to_string).collect())));
+        }
+        if !self.local_ports.is_empty() {
+            parts.push(format!("local port {}", list(self.local_ports.iter().map(Ports::to_string).collect())));
+        }
+        if !self.peer_ports.is_empty() {
+            parts.push(format!("peer port {}", list(self.peer_ports.iter().map(Ports::to_string).collect())));
+        }
+        if parts.is_empty() { f.write_str("all packets") } else { f.write_str(&parts.join(", ")) }
+    }
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Drop { share } => write!(f, "drop {share} of"),
+            Self::Delay { delay, jitter } if jitter.0.is_zero() => write!(f, "delay by {delay}"),
+            Self::Delay { delay, jitter } => write!(f, "delay by {delay} ± {jitter}"),
+        }
+    }
+}
+
+/// One line for people: what will be done, to which object.
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Attach { netns, interface, direction } => {
+                write!(f, "attach the packet program to {} {direction} ({})", interface.name, netns.path)
+            }
+            Self::Tag { netns, sockets } => write!(f, "mark the sockets of {sockets} ({})", netns.path),
+            Self::DelayLine { netns, interface, direction } => {
+                write!(f, "run a delay line for {} {direction} ({})", interface.name, netns.path)
+            }
+            Self::Rule { netns, rule } => {
+                write!(f, "rule: {} {}", rule.action, rule.filter)?;
+                for (i, way) in rule.ways.iter().enumerate() {
+                    write!(f, "{} {way}", if i == 0 { "," } else { " and" })?;
+                }
+                if let Some(interface) = &rule.interface {
+                    write!(f, " on {}", interface.name)?;
+                }
+                if let Some(sockets) = &rule.sockets {
+                    write!(f, " of {sockets}")?;
+                }
+                write!(f, " ({})", netns.path)
+            }
+            Self::Sysctl { netns, key, value } => write!(f, "set {key} = {value} ({})", netns.path),
+            Self::Kill { victim, signal, keep } => {
+                write!(f, "send signal {signal} to {victim}{}", if *keep { ", again whenever it comes back" } else { "" })
+            }
+            Self::Suspend { process } => write!(f, "stop process {} ({}) with SIGSTOP", process.pid, process.comm),
+            Self::Freeze { cgroup } => write!(f, "freeze cgroup {}", cgroup.path),
+            Self::StopUnit { unit, triggers } if triggers.is_empty() => write!(f, "stop unit {unit}"),
+            Self::StopUnit { unit, triggers } => write!(f, "stop {}, then unit {unit}", triggers.join(", ")),
+            Self::Command { run, undo } => write!(f, "run `{}` (undone by `{}`)", run.join(" "), undo.join(" ")),
+            Self::Netns { name } => write!(f, "make network namespace {name}"),
+            Self::Veth { a, b } => {
+                write!(f, "join {}:{} and {}:{} by a veth pair", a.netns, a.interface, b.netns, b.interface)
+            }
+            Self::MakeCgroup { path } => write!(f, "make cgroup {path}"),
+            Self::Spawn { name, cgroup, .. } => write!(f, "start {name} in cgroup {cgroup}"),
+        }
+    }
+}

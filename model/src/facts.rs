@@ -1,0 +1,138 @@
+//! What is known about the host and a target before anything is planned. Taken once, logged, and then
+//! the only input of a fault's plan: planning asks the host nothing.
+
+use serde::{Deserialize, Serialize};
+
+/// Everything that a fault may plan from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FactsSnapshot {
+    /// The host.
+    pub host: HostFacts,
+    /// The one target that is planned for.
+    pub target: TargetFacts,
+}
+
+/// Facts of the host.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct HostFacts {
+    /// Kernel release as `uname -r` prints it.
+    pub kernel: String,
+    /// Whether the kernel has tcx links (6.6 and later); otherwise clsact filters are used.
+    pub tcx: bool,
+    /// `/proc/sys/kernel/random/boot_id`: tells one boot from another.
+    pub boot_id: String,
+    /// Mount point of the cgroup v2 hierarchy, if one is mounted.
+    pub cgroup_root: Option<String>,
+    /// Inode number of the host's own (initial) network namespace, as the agent sees it.
+    pub netns: u64,
+    /// Whether systemd manages this host's units.
+    pub systemd: bool,
+}
+
+/// Facts of one resolved target.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TargetFacts {
+    /// What the report calls it: `web/web-1`, `netns blue`, `nginx.service`.
+    pub name: String,
+    /// What sort of thing it is.
+    pub kind: TargetKind,
+    /// The network namespace that its packets belong to.
+    pub netns: Option<NetnsFacts>,
+    /// Its control group, for cgroups, units and containers.
+    pub cgroup: Option<CgroupRef>,
+    /// The systemd unit, for units.
+    pub unit: Option<UnitFacts>,
+    /// The processes found in it when it was resolved.
+    pub processes: Vec<ProcessRef>,
+    /// How its owner says that it is stopped and started, if the system file says so.
+    pub control: Option<Control>,
+}
+
+/// The sorts of target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TargetKind {
+    /// A control group (v2).
+    Cgroup,
+    /// A systemd unit.
+    Unit,
+    /// One or more processes.
+    Process,
+    /// A whole network namespace.
+    Netns,
+    /// One network interface.
+    Interface,
+}
+
+/// A network namespace and what is in it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetnsFacts {
+    /// Which one.
+    pub netns: NetnsRef,
+    /// The interfaces that the target covers: for an interface just that one, for a whole namespace all but
+    /// `lo`, for a cgroup, unit or process all of them.
+    pub interfaces: Vec<Interface>,
+}
+
+/// A network namespace: how to enter it, and how to know it again.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct NetnsRef {
+    /// A path to open, `/run/netns/blue` or `/proc/123/ns/net`.
+    pub path: String,
+    /// Inode of the namespace: what it is known by.
+    pub inode: u64,
+}
+
+/// A network interface.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Interface {
+    /// Its index within its namespace.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// Whether it is a loopback interface.
+    pub loopback: bool,
+    /// Whether its frames have an Ethernet header.
+    pub ethernet: bool,
+}
+
+/// A control group: its path and identity.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct CgroupRef {
+    /// Absolute path of its directory.
+    pub path: String,
+    /// Its id, which is the directory's inode number.
+    pub id: u64,
+}
+
+/// A process that cannot be mistaken for a later one with the same pid.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ProcessRef {
+    /// Process id.
+    pub pid: i32,
+    /// Start time in clock ticks since boot, field 22 of `/proc/PID/stat`.
+    pub started: u64,
+    /// Command name, for people.
+    pub comm: String,
+}
+
+/// State of a systemd unit before anything was done to it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnitFacts {
+    /// Full unit name, with its suffix.
+    pub name: String,
+    /// `ActiveState`, for example `active`.
+    pub active: String,
+    /// Sockets and timers that would start it again while it is stopped (`TriggeredBy`).
+    pub triggered_by: Vec<String>,
+}
+
+/// How a replica is stopped and started by its owner's own commands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Control {
+    /// Program and arguments that stop it; no shell is involved.
+    pub stop: Vec<String>,
+    /// Program and arguments that start it again.
+    pub start: Vec<String>,
+}

@@ -1,0 +1,149 @@
+//! The faults. One file each: parameters, checks, the plan, and how its receipt is read.
+//!
+//! To add one: write its file, add its line to the table below, and an example to `experiments/faults/`.
+//! The command line, the schema, the plan and the reports know of it from then on.
+
+mod kill;
+mod latency;
+mod loss;
+mod network;
+mod partition;
+mod pause;
+mod stop;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::change::Plan;
+use crate::facts::FactsSnapshot;
+use crate::receipt::{Effect, Measured, Receipt, ReceiptLine};
+
+/// One kind of disturbance. Implemented by the parameters of each fault.
+pub trait FaultKind {
+    /// Problems that lie in the parameters alone, such as a jitter greater than the delay.
+    ///
+    /// # Errors
+    /// Says what is wrong and how to mend it.
+    fn check(&self) -> Result<(), String>;
+
+    /// The parameters in a few words: `50ms ± 5ms, egress`.
+    fn describe(&self) -> String;
+
+    /// The changes that put this fault on the target. Pure: everything it may know is in `facts`.
+    ///
+    /// # Errors
+    /// When this target cannot have this fault; the text says why and what would work.
+    fn plan(&self, facts: &FactsSnapshot) -> Result<Plan, PlanError>;
+
+    /// Reads the measurements of the planned changes (in the plan's order; `None` for those that measure
+    /// nothing): did it work, and what was applied?
+    fn read(&self, measured: &[Measured]) -> Reading;
+}
+
+/// What the measurements say.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reading {
+    /// Whether the fault worked.
+    pub effect: Effect,
+    /// One sentence.
+    pub says: String,
+    /// Requested against applied.
+    pub lines: Vec<ReceiptLine>,
+}
+
+/// Why a fault cannot be put on a target.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{fault} cannot act on {target}: {why}")]
+pub struct PlanError {
+    /// The fault.
+    pub fault: &'static str,
+    /// The target.
+    pub target: String,
+    /// The reason, and what would work instead.
+    pub why: String,
+}
+
+impl PlanError {
+    fn new(fault: &'static str, facts: &FactsSnapshot, why: impl Into<String>) -> Self {
+        Self { fault, target: facts.target.name.clone(), why: why.into() }
+    }
+}
+
+/// Makes the [`Fault`] enum and its dispatch from the table of faults.
+macro_rules! faults {
+    ($( $(#[doc = $summary:literal])+ $name:literal => $variant:ident($params:ty), )+) => {
+        /// A fault with its parameters, as experiment files write it: `{latency: {delay: 100ms}}`.
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+        pub enum Fault {
+            $( $(#[doc = $summary])+ #[serde(rename = $name)] $variant($params), )+
+        }
+
+        /// Names and summaries of all faults, in the order in which help shows them.
+        pub const TABLE: &[(&str, &str)] = &[$( ($name, concat!($($summary),+)) ),+];
+
+        impl Fault {
+            /// The fault's name.
+            pub fn name(&self) -> &'static str {
+                match self { $( Self::$variant(_) => $name, )+ }
+            }
+
+            fn kind(&self) -> &dyn FaultKind {
+                match self { $( Self::$variant(params) => params, )+ }
+            }
+
+            /// The JSON Schema of a fault's parameters; `None` when there is no such fault.
+            pub fn schema(name: &str) -> Option<schemars::Schema> {
+                match name { $( $name => Some(schemars::schema_for!($params)), )+ _ => None }
+            }
+        }
+    };
+}
+
+faults! {
+    /// Hold packets back for a while
+    "latency" => Latency(latency::Latency),
+    /// Drop a share of the packets, silently
+    "loss" => Loss(loss::Loss),
+    /// Cut the network to and from peers
+    "partition" => Partition(partition::Partition),
+    /// End processes by a signal
+    "kill" => Kill(kill::Kill),
+    /// Stop a unit or replica, and start it again at the end
+    "stop" => Stop(stop::Stop),
+    /// Freeze processes, and thaw them at the end
+    "pause" => Pause(pause::Pause),
+}
+
+impl Fault {
+    /// See [`FaultKind::check`].
+    ///
+    /// # Errors
+    /// Says what is wrong and how to mend it.
+    pub fn check(&self) -> Result<(), String> {
+        self.kind().check()
+    }
+
+    /// See [`FaultKind::describe`].
+    pub fn describe(&self) -> String {
+        self.kind().describe()
+    }
+
+    /// See [`FaultKind::plan`].
+    ///
+    /// # Errors
+    /// When this target cannot have this fault.
+    pub fn plan(&self, facts: &FactsSnapshot) -> Result<Plan, PlanError> {
+        self.kind().plan(facts)
+    }
+
+    /// The receipt of this fault on `target`, from what its changes measured.
+    pub fn receipt(&self, target: &str, measured: Vec<Measured>) -> Receipt {
+        let Reading { effect, says, lines } = self.kind().read(&measured);
+        Receipt { fault: self.name().into(), target: target.into(), effect, says, lines, measured }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod samples;
+#[cfg(test)]
+mod tests;

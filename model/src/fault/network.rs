@@ -1,0 +1,212 @@
+//! What all packet faults share: which packets, where the programs attach, and the order of the changes.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::PlanError;
+use crate::change::{Action, Change, Filter, Plan, Protocol, Rule, SocketOwner, Way};
+use crate::facts::{FactsSnapshot, Interface, NetnsFacts, TargetKind};
+use crate::receipt::{Measured, PacketCount};
+use crate::units::{Cidr, Ports};
+
+/// The most networks and port ranges that one fault's filter takes (a limit of the in-kernel rule).
+pub const MOST_PEERS: usize = 8;
+/// The most port ranges of each side.
+pub const MOST_PORTS: usize = 4;
+
+/// Which way packets are acted upon.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Direction {
+    /// Packets that the target sends.
+    #[default]
+    Egress,
+    /// Packets that the target receives.
+    Ingress,
+    /// Both.
+    Both,
+}
+
+impl Direction {
+    /// The ways this stands for.
+    pub fn ways(self) -> Vec<Way> {
+        match self {
+            Self::Egress => vec![Way::Egress],
+            Self::Ingress => vec![Way::Ingress],
+            Self::Both => vec![Way::Egress, Way::Ingress],
+        }
+    }
+
+    /// For texts.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::Egress => "egress",
+            Self::Ingress => "ingress",
+            Self::Both => "both ways",
+        }
+    }
+}
+
+/// Builds the filter from a fault's parameters.
+pub fn filter(
+    protocol: Option<Protocol>,
+    peers: &[Cidr],
+    local_ports: &[Ports],
+    peer_ports: &[Ports],
+) -> Filter {
+    Filter { protocol, peers: peers.to_vec(), local_ports: local_ports.to_vec(), peer_ports: peer_ports.to_vec() }
+}
+
+/// Limits that every packet fault has.
+///
+/// # Errors
+/// Too many networks or ports for one rule, or ports of a protocol without ports.
+pub fn check(filter: &Filter) -> Result<(), String> {
+    if filter.peers.len() > MOST_PEERS {
+        return Err(format!("{} peers; one fault takes {MOST_PEERS}: use larger networks or two faults", filter.peers.len()));
+    }
+    let ports = filter.local_ports.len().max(filter.peer_ports.len());
+    if ports > MOST_PORTS {
+        return Err(format!("{ports} port ranges; one fault takes {MOST_PORTS}: join them or use two faults"));
+    }
+    if filter.protocol == Some(Protocol::Icmp) && ports > 0 {
+        return Err("ICMP has no ports: remove the ports, or name `tcp` or `udp`".into());
+    }
+    Ok(())
+}
+
+/// The filter for people, or nothing when it is empty.
+pub fn describe(filter: &Filter) -> String {
+    if *filter == Filter::default() { String::new() } else { format!(", {filter}") }
+}
+
+/// Plans a packet fault: mark sockets where needed, attach, delay line where needed, and the rules last, so
+/// that nothing is acted upon before all is in place.
+///
+/// # Errors
+/// When the target has no network of its own, or has no interface that can take the fault.
+pub fn plan(
+    fault: &'static str,
+    facts: &FactsSnapshot,
+    direction: Direction,
+    filter: Filter,
+    action: Action,
+) -> Result<Plan, PlanError> {
+    let target = &facts.target;
+    let Some(NetnsFacts { netns, interfaces }) = &target.netns else {
+        return Err(PlanError::new(fault, facts, "it has no running process, so its network is unknown; start it first"));
+    };
+    let sockets = owner(facts);
+    if sockets.is_none() && netns.inode == facts.host.netns && target.kind == TargetKind::Netns {
+        return Err(PlanError::new(
+            fault,
+            facts,
+            "it is the host's own network namespace, which would cut off everything on it; name a unit, cgroup or process",
+        ));
+    }
+    if interfaces.is_empty() {
+        return Err(PlanError::new(fault, facts, "there is no interface in its network namespace besides lo"));
+    }
+    let delays = matches!(action, Action::Delay { .. });
+    let ways = direction.ways();
+    let mut plan = Plan::default();
+    if delays {
+        let (usable, bare): (Vec<_>, Vec<_>) = interfaces.iter().partition(|i| i.ethernet);
+        if usable.is_empty() {
+            let names: Vec<_> = bare.iter().map(|i| i.name.as_str()).collect();
+            return Err(PlanError::new(
+                fault,
+                facts,
+                format!("{} has no Ethernet header, which the delay line needs", names.join(", ")),
+            ));
+        }
+        for interface in bare {
+            plan.notes.push(format!("{} has no Ethernet header: its packets are not delayed", interface.name));
+        }
+    }
+    let covered: Vec<&Interface> = interfaces.iter().filter(|i| !delays || i.ethernet).collect();
+
+    if let Some(owner) = &sockets {
+        plan.changes.push(Change::Tag { netns: netns.clone(), sockets: owner.clone() });
+    }
+    if delays && covered.iter().any(|i| i.loopback) {
+        // A packet that re-enters at lo has lost its route; the kernel then looks it up, and refuses loopback
+        // addresses unless told otherwise (ip_route_input_slow, fib_validate_source).
+        for key in ["route_localnet", "accept_local"] {
+            plan.changes.push(Change::Sysctl {
+                netns: netns.clone(),
+                key: format!("net.ipv4.conf.lo.{key}"),
+                value: "1".into(),
+            });
+        }
+    }
+    for interface in &covered {
+        for way in &ways {
+            if delays {
+                plan.changes.push(Change::DelayLine {
+                    netns: netns.clone(),
+                    interface: (*interface).clone(),
+                    direction: *way,
+                });
+            }
+            plan.changes.push(Change::Attach {
+                netns: netns.clone(),
+                interface: (*interface).clone(),
+                direction: *way,
+            });
+        }
+    }
+    match sockets {
+        Some(owner) => plan.changes.push(Change::Rule {
+            netns: netns.clone(),
+            rule: Rule { interface: None, sockets: Some(owner), ways, filter, action },
+        }),
+        None => plan.changes.extend(covered.into_iter().map(|interface| Change::Rule {
+            netns: netns.clone(),
+            rule: Rule {
+                interface: Some(interface.clone()),
+                sockets: None,
+                ways: ways.clone(),
+                filter: filter.clone(),
+                action,
+            },
+        })),
+    }
+    Ok(plan)
+}
+
+/// Whose sockets the fault is about; `None` for whole namespaces and interfaces.
+fn owner(facts: &FactsSnapshot) -> Option<SocketOwner> {
+    let target = &facts.target;
+    match target.kind {
+        TargetKind::Netns | TargetKind::Interface => None,
+        TargetKind::Cgroup | TargetKind::Unit => target.cgroup.clone().map(SocketOwner::Cgroup),
+        TargetKind::Process => Some(SocketOwner::Processes(target.processes.clone())),
+    }
+}
+
+/// Adds up the packet counters of a fault's rules.
+pub fn total(measured: &[Measured]) -> PacketCount {
+    let mut sum = PacketCount::default();
+    for count in measured.iter().filter_map(|m| if let Measured::Packets(count) = m { Some(count) } else { None }) {
+        sum.matched += count.matched;
+        sum.dropped += count.dropped;
+        sum.delayed += count.delayed;
+        sum.bypassed += count.bypassed;
+        sum.bytes += count.bytes;
+        let (into, from) = (&mut sum.applied, &count.applied);
+        if from.count > 0 {
+            into.min_ns = if into.count == 0 { from.min_ns } else { into.min_ns.min(from.min_ns) };
+            into.max_ns = into.max_ns.max(from.max_ns);
+            into.count += from.count;
+            into.sum_ns += from.sum_ns;
+            for (edge, n) in &from.buckets {
+                match into.buckets.binary_search_by_key(edge, |b| b.0) {
+                    Ok(at) => into.buckets[at].1 += n,
+                    Err(at) => into.buckets.insert(at, (*edge, *n)),
+                }
+            }
+        }
+    }
+    sum
+}

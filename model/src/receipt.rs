@@ -1,0 +1,137 @@
+//! Receipts: what a fault really did, measured in the kernel or by reading back. No effect, no verdict.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::units::Span;
+
+/// What one change measured, so far or in total.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Measured {
+    /// Counters of a packet rule, summed over all CPUs.
+    Packets(PacketCount),
+    /// A kill, by process.
+    Kill(KillCount),
+    /// A state that was written and read back: frozen, stopped, suspended.
+    State {
+        /// Whether the state was in force each time it was read back.
+        in_force: bool,
+        /// What was read back, in the kernel's or systemd's own words.
+        seen: String,
+        /// How long it was in force.
+        held: Span,
+    },
+}
+
+/// Counters of a packet rule.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PacketCount {
+    /// Packets that met every condition.
+    pub matched: u64,
+    /// Of those, dropped.
+    pub dropped: u64,
+    /// Of those, sent into the delay line.
+    pub delayed: u64,
+    /// Of those, let through untouched because the delay line was full or not answering.
+    pub bypassed: u64,
+    /// Bytes of the matched packets, link header included.
+    pub bytes: u64,
+    /// Delay from the packet's arrival to its re-injection, as measured, for the packets that came out.
+    pub applied: DelayHistogram,
+}
+
+/// Log-scaled histogram of delays.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DelayHistogram {
+    /// Number of delays recorded.
+    pub count: u64,
+    /// Their sum in nanoseconds.
+    pub sum_ns: u64,
+    /// Smallest, in nanoseconds; 0 when there are none.
+    pub min_ns: u64,
+    /// Largest, in nanoseconds.
+    pub max_ns: u64,
+    /// `(lower edge in nanoseconds, count)` of the buckets that hold any, ascending.
+    pub buckets: Vec<(u64, u64)>,
+}
+
+impl DelayHistogram {
+    /// Mean delay; `None` when nothing was recorded.
+    pub fn mean(&self) -> Option<Span> {
+        self.sum_ns.checked_div(self.count).map(|ns| Span(std::time::Duration::from_nanos(ns)))
+    }
+}
+
+/// What became of the processes that a kill was about.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KillCount {
+    /// Processes that were sent the signal.
+    pub signalled: u64,
+    /// Of those, processes seen to be gone.
+    pub gone: u64,
+    /// Longest time from the signal to the end of a process.
+    pub slowest_end: Option<Span>,
+    /// From the first process's end until a successor was seen; `None` when none came while the fault lasted.
+    pub downtime: Option<Span>,
+    /// Successors that were killed in their turn (`keep`).
+    pub again: u64,
+}
+
+/// Whether a fault had an effect on its target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Effect {
+    /// It did what was asked, and that was measured.
+    Effective,
+    /// It was in force, but nothing came by that it could act on.
+    ArmedNoTraffic,
+    /// It did nothing. A run with such a fault is invalid.
+    None,
+}
+
+impl fmt::Display for Effect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Effective => "effective",
+            Self::ArmedNoTraffic => "armed, no traffic",
+            Self::None => "none",
+        })
+    }
+}
+
+/// The measured effect of one fault on one target.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Receipt {
+    /// Name of the fault.
+    pub fault: String,
+    /// Name of the target.
+    pub target: String,
+    /// Whether it worked.
+    pub effect: Effect,
+    /// One sentence for people: what happened.
+    pub says: String,
+    /// Requested against applied, for every parameter that can be measured.
+    pub lines: Vec<ReceiptLine>,
+    /// The measurements that the above is made of.
+    pub measured: Vec<Measured>,
+}
+
+/// One parameter: what was asked for, and what was measured.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReceiptLine {
+    /// The parameter.
+    pub what: String,
+    /// As asked for.
+    pub requested: String,
+    /// As measured.
+    pub applied: String,
+}
+
+impl ReceiptLine {
+    /// A line from anything that prints.
+    pub fn new(what: &str, requested: impl fmt::Display, applied: impl fmt::Display) -> Self {
+        Self { what: what.into(), requested: requested.to_string(), applied: applied.to_string() }
+    }
+}
