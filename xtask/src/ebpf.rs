@@ -31,7 +31,7 @@ const OTHER_TOOLCHAIN: u8 = 3;
 pub struct Args {
     /// Write nothing; fail when the committed object is not what the source gives
     #[arg(long)]
-    check: bool,
+    pub check: bool,
 }
 
 /// Builds, then writes or compares. Exit status 1: stale; 3: other compilers are installed.

@@ -1,11 +1,15 @@
 //! Developer commands: `cargo xtask help` lists them. One file a command.
 
 mod cargo;
+mod ci;
+mod dist;
 mod ebpf;
+mod quickstart;
 mod repo;
 mod run;
 mod setup;
 mod test;
+mod tidy;
 mod vm;
 
 use std::process::ExitCode;
@@ -22,6 +26,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Check what the demo needs, build `firedrill` and play the demo
+    Quickstart(quickstart::Args),
     /// Build the in-kernel programs and write the object that is embedded in the agent
     BuildEbpf(ebpf::Args),
     /// Install what building the in-kernel programs and the larger tests need (Debian)
@@ -30,14 +36,24 @@ enum Command {
     Test(test::Args),
     /// Run tests on a stock Debian kernel in QEMU
     VmTest(vm::Args),
+    /// Check the rules that no compiler checks
+    Tidy,
+    /// Make the tarball with the static binary
+    Dist,
+    /// Every check and every test, as in continuous integration
+    Ci,
 }
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
+        Command::Quickstart(args) => quickstart::run(&args),
         Command::BuildEbpf(args) => ebpf::run(&args),
         Command::Setup(args) => setup::run(&args),
         Command::Test(args) => test::run(&args),
         Command::VmTest(args) => vm::run(&args),
+        Command::Tidy => tidy::run(),
+        Command::Dist => dist::run(),
+        Command::Ci => ci::run(),
     };
     match done {
         Ok(code) => code,

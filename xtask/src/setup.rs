@@ -92,15 +92,28 @@ impl Group {
 
 /// Installs what is missing.
 pub fn run(args: &Args) -> Result<ExitCode> {
-    let all = !(args.ebpf || args.services || args.vm);
     let chosen = [(Group::Ebpf, args.ebpf), (Group::Services, args.services), (Group::Vm, args.vm)];
-    let groups: Vec<Group> = chosen.into_iter().filter(|(_, wanted)| all || *wanted).map(|(group, _)| group).collect();
-    install(&missing(&groups))?;
-    if groups.contains(&Group::Ebpf) {
-        bpf_linker()?;
+    let groups: Vec<Group> = chosen.into_iter().filter(|(_, wanted)| *wanted).map(|(group, _)| group).collect();
+    if groups.is_empty() {
+        all()?
+    } else {
+        groups_present(&groups)?
     }
     println!("setup: everything is there");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Installs everything that is missing.
+pub fn all() -> Result<()> {
+    groups_present(&[Group::Ebpf, Group::Services, Group::Vm])
+}
+
+fn groups_present(groups: &[Group]) -> Result<()> {
+    install(&missing(groups))?;
+    if groups.contains(&Group::Ebpf) {
+        bpf_linker()?;
+    }
+    Ok(())
 }
 
 /// Installs a group where it is missing, or says what is.

@@ -26,7 +26,7 @@ const BINARY_TIMEOUT: &str = "900";
 const OLD_KERNEL: &str = "6.1";
 
 /// Options of `test`; no suite named means all.
-#[derive(clap::Args)]
+#[derive(clap::Args, Default)]
 pub struct Args {
     /// Unit tests of every crate; they need nothing
     #[arg(long)]
@@ -53,8 +53,18 @@ pub struct Args {
 
 /// Runs the suites. The last line that it prints is the sum.
 pub fn run(args: &Args) -> Result<ExitCode> {
+    let sum = suites(args)?;
+    Ok(close(&sum, args.strict || is_ci()))
+}
+
+/// True in continuous integration.
+fn is_ci() -> bool {
+    env::var("CI").is_ok_and(|value| value == "true")
+}
+
+/// Runs the suites and adds up.
+pub fn suites(args: &Args) -> Result<Outcome> {
     let all = !(args.unit || args.privileged || args.vm || args.services || args.demo);
-    let strict = args.strict || env::var("CI").is_ok_and(|value| value == "true");
     let install = !args.no_install;
     let built = build::all()?;
     let mut sum = Outcome::default();
@@ -89,11 +99,11 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             Err(error) => Outcome::skip(format!("VM tests: {error:#}")),
         };
     }
-    Ok(close(&sum, strict))
+    Ok(sum)
 }
 
 /// Prints why tests did not run, then the closing line.
-fn close(sum: &Outcome, strict: bool) -> ExitCode {
+pub fn close(sum: &Outcome, strict: bool) -> ExitCode {
     println!();
     for reason in &sum.unsupported {
         println!("cannot run here: {reason}");
@@ -109,7 +119,8 @@ fn close(sum: &Outcome, strict: bool) -> ExitCode {
     if sum.failed > 0 || missed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-fn section(name: &str) {
+/// Prints the name of what begins.
+pub fn section(name: &str) {
     println!("\n== {name}");
 }
 

@@ -46,6 +46,11 @@ impl Outcome {
         Self { skipped: vec![reason.into()], ..Self::default() }
     }
 
+    /// A check that this machine cannot make.
+    pub fn unsupported(reason: impl Into<String>) -> Self {
+        Self { unsupported: vec![reason.into()], ..Self::default() }
+    }
+
     /// Counts the output of test binaries that ran with `--show-output`.
     pub fn parse(output: &str) -> Self {
         let mut outcome = Self::default();

@@ -13,13 +13,8 @@ use crate::{repo, run};
 
 /// Where the kernel of each version is found. The package's exact version is resolved on the day, because mirrors
 /// drop old ones.
-const KERNELS: &[(&str, &str)] = &[
-    ("5.10", "bullseye"),
-    ("6.1", "bookworm"),
-    ("6.12", "bookworm-backports"),
-    ("6.18", "trixie-backports"),
-    ("7.3", "trixie-backports"),
-];
+const KERNELS: &[(&str, &str)] =
+    &[("6.1", "bookworm"), ("6.12", "bookworm-backports"), ("6.18", "trixie-backports"), ("7.3", "trixie-backports")];
 /// The small kernel for virtual machines.
 const FLAVOUR: &str = "-cloud-amd64";
 /// Overrides the mirror, for machines that are not Debian.

@@ -32,7 +32,7 @@ pub struct Args {
 /// The virtual machine.
 #[derive(clap::Args, Clone)]
 pub struct Guest {
-    /// Version of the stock kernel: 5.10, 6.1, 6.12, 6.18 or 7.3
+    /// Version of the stock kernel: 6.1, 6.12, 6.18 or 7.3
     #[arg(long, default_value = "6.1")]
     pub kernel: String,
     /// KVM is not tried by itself, because it opens and then hangs on some virtual machines
