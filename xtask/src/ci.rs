@@ -7,7 +7,6 @@ use anyhow::{Context as _, Result};
 use crate::{
     cargo, ebpf, run, setup,
     test::{self, outcome::Outcome, section},
-    tidy,
 };
 
 /// Pinned, so that a new release of it cannot turn an old commit red.
@@ -21,7 +20,6 @@ pub fn run() -> Result<ExitCode> {
     sum += step("in-kernel format", in_kernel_format);
     sum +=
         step("clippy", || passes(&["clippy", "--workspace", "--all-targets", "--locked", "--", "--deny", "warnings"]));
-    sum += step("tidy", || tidy::run().map(is_success));
     sum += dependencies();
     sum += step("in-kernel object", || ebpf::run(&ebpf::Args { check: true }).map(is_success));
     sum += test::suites(&test::Args::default()).unwrap_or_else(|error| {
