@@ -1,1 +1,3 @@
 //! The demo: a small shop, and six drills on it.
+
+pub mod shop;
