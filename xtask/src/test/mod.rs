@@ -200,6 +200,7 @@ fn counted_or_error(label: &str, command: &mut Command, libtest: bool) -> Result
     let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let text = String::from_utf8_lossy(&bytes);
     let mut outcome = if libtest { Outcome::parse(&text) } else { Outcome::of(status.success()) };
+    outcome.prefix(label);
     if !status.success() {
         outcome.failed = outcome.failed.max(1); // a crash has no summary
         println!("--- {}\n{text}\n--- {label} ended with {status}", repo::short(&path));
@@ -232,10 +233,11 @@ fn virtual_machine(built: &Built) -> Outcome {
     }
     let guest = vm::Guest::with_kernel(OLD_KERNEL);
     let done = vm::run_tests(&guest, &tests, std::slice::from_ref(&built.firedrill), &[]);
-    let outcome = done.unwrap_or_else(|error| {
+    let mut outcome = done.unwrap_or_else(|error| {
         println!("error: {error:#}");
         Outcome::of(false)
     });
+    outcome.prefix("VM");
     println!("VM with kernel {OLD_KERNEL}: {outcome}");
     outcome
 }

@@ -51,6 +51,13 @@ impl Outcome {
         Self { unsupported: vec![reason.into()], ..Self::default() }
     }
 
+    /// Says of every reason where it came from.
+    pub fn prefix(&mut self, label: &str) {
+        for reason in self.skipped.iter_mut().chain(&mut self.unsupported) {
+            *reason = format!("{label}: {reason}");
+        }
+    }
+
     /// Counts the output of test binaries that ran with `--show-output`.
     pub fn parse(output: &str) -> Self {
         let mut outcome = Self::default();
