@@ -1,0 +1,132 @@
+//! Where our programs are attached.
+
+use std::{fmt, os::fd::AsFd};
+
+use aya::{
+    Ebpf,
+    programs::{LinkOrder, SchedClassifier, TcAttachType, links::FdLink, tc::TcAttachOptions},
+};
+
+use super::{clsact, error::DataPlaneError};
+
+/// One hook of an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Direction {
+    /// What leaves.
+    Egress,
+    /// What arrives.
+    Ingress,
+}
+
+impl fmt::Display for Direction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Egress => "egress",
+            Self::Ingress => "ingress",
+        })
+    }
+}
+
+impl Direction {
+    fn attach_type(self) -> TcAttachType {
+        match self {
+            Self::Egress => TcAttachType::Egress,
+            Self::Ingress => TcAttachType::Ingress,
+        }
+    }
+}
+
+/// How to attach.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AttachMode {
+    /// tcx links, which end with the process. Kernels from 6.6.
+    Tcx,
+    /// Filters of a `clsact` qdisc, which do not.
+    Clsact,
+}
+
+/// What was attached, for the journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attachment {
+    /// A link: it ends with the descriptor.
+    Tcx {
+        /// Its id, to see that it is gone.
+        link_id: u32,
+    },
+    /// A filter: it must be removed, see [`super::remove_clsact_filters`].
+    Clsact {
+        /// The interface had no `clsact` qdisc before.
+        created_qdisc: bool,
+    },
+}
+
+/// A program at a hook.
+#[derive(Debug)]
+pub(super) enum Hooked {
+    Tcx(FdLink),
+    Clsact,
+}
+
+/// Attaches a program first in the chain. To be called in the interface's namespace.
+pub(super) fn attach(
+    bpf: &mut Ebpf,
+    program_name: &str,
+    mode: AttachMode,
+    ifindex: u32,
+    ifname: &str,
+    direction: Direction,
+) -> Result<(Hooked, Attachment), DataPlaneError> {
+    let failed = |reason: String| DataPlaneError::Attach { name: ifname.into(), direction, reason };
+    let program: &mut SchedClassifier = bpf
+        .program_mut(program_name)
+        .and_then(|program| program.try_into().ok())
+        .ok_or_else(|| failed(format!("the eBPF object has no program {program_name}")))?;
+    match mode {
+        AttachMode::Tcx => {
+            let options = TcAttachOptions::TcxOrder(LinkOrder::first());
+            let link = program
+                .attach_with_options(ifname, direction.attach_type(), options)
+                .and_then(|id| program.take_link(id))
+                .map_err(|error| failed(super::chain(&error)))?;
+            let link = FdLink::try_from(link).map_err(|error| failed(super::chain(&error)))?;
+            let link_id = link.info().map_err(|error| failed(super::chain(&error)))?.id();
+            Ok((Hooked::Tcx(link), Attachment::Tcx { link_id }))
+        }
+        AttachMode::Clsact => {
+            let traffic_control = |what| move |source| DataPlaneError::TrafficControl { what, ifindex, source };
+            let had_clsact = clsact::has_clsact(ifindex).map_err(traffic_control("listing qdiscs"))?;
+            if !had_clsact {
+                clsact::add_clsact(ifindex).map_err(traffic_control("adding a clsact qdisc"))?;
+            }
+            let fd = program.fd().map_err(|error| failed(super::chain(&error)))?;
+            if let Err(source) = clsact::add_filter(ifindex, direction, fd.as_fd(), program_name) {
+                if !had_clsact {
+                    // Nothing of ours is left then; should this fail too, recovery finds it by the journal.
+                    let _ = clsact::remove_if_unused(ifindex);
+                }
+                return Err(traffic_control("adding a filter")(source));
+            }
+            Ok((Hooked::Clsact, Attachment::Clsact { created_qdisc: !had_clsact }))
+        }
+    }
+}
+
+/// Detaches. To be called in the interface's namespace. A `clsact` qdisc goes when it is unused and `own_qdisc`.
+pub(super) fn detach(
+    hooked: Hooked,
+    ifindex: u32,
+    direction: Direction,
+    own_qdisc: bool,
+) -> Result<(), DataPlaneError> {
+    match hooked {
+        Hooked::Tcx(link) => drop(link),
+        Hooked::Clsact => {
+            let failed = |what| move |source| DataPlaneError::TrafficControl { what, ifindex, source };
+            clsact::remove_ours(ifindex, direction).map_err(failed("removing a filter"))?;
+            if own_qdisc {
+                clsact::remove_if_unused(ifindex).map_err(failed("removing the clsact qdisc"))?;
+            }
+        }
+    }
+    Ok(())
+}

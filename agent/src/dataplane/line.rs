@@ -1,0 +1,388 @@
+//! The thread of a delay line: reads packets from the TAP, holds them, writes them back when they are due.
+
+use std::{
+    io,
+    os::fd::AsFd,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+        mpsc::{self, Receiver, Sender, TryRecvError},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use firedrill_abi::MAX_RULES;
+use nix::{
+    poll::{PollFd, PollFlags},
+    sys::{
+        eventfd::{EfdFlags, EventFd},
+        time::TimeSpec,
+    },
+};
+
+use super::{
+    error::DataPlaneError,
+    frame,
+    histogram::Recorder,
+    queue::{Held, Queue},
+};
+use crate::sys::{clock::monotonic_ns, mmap::LineTable, tun::Tap};
+
+/// What one line holds at most; more passes undelayed and is counted.
+const LIMIT_BYTES: usize = 256 << 20;
+/// Packets read, or written, before the other side has its turn.
+const BATCH: usize = 64;
+/// Packets that the TAP keeps for the thread; more are lost, so this covers 0.2 s of the fastest rate measured.
+pub(super) const QUEUE_LEN: i32 = 50_000;
+/// The largest that a TAP takes.
+pub(super) const TAP_MTU: i32 = 65_521;
+/// The heartbeat is at most so old while the thread sleeps: a tenth of the kernel's time-out.
+const LONGEST_SLEEP_NS: u64 = 100_000_000;
+/// Programs that saw the line on may still be running for so long after it was switched off.
+const GRACE: Duration = Duration::from_millis(2);
+/// How long a command may take: releasing a full queue takes some 300 ms.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What the lines know about one rule; shared by all lines of a data plane.
+#[derive(Debug)]
+pub(super) struct RuleRecord {
+    /// As in the kernel's rule: packets are held no longer.
+    pub expires_ns: AtomicU64,
+    /// Packets that did not fit and went on undelayed.
+    pub overflowed: AtomicU64,
+    /// Packets that could not be written back.
+    pub lost: AtomicU64,
+    /// The delays of those that were held.
+    pub delays: Recorder,
+}
+
+impl RuleRecord {
+    fn new() -> Self {
+        Self {
+            expires_ns: AtomicU64::new(0),
+            overflowed: AtomicU64::new(0),
+            lost: AtomicU64::new(0),
+            delays: Recorder::new(),
+        }
+    }
+
+    /// Makes it ready for a new rule.
+    pub(super) fn reset(&self, expires_ns: u64) {
+        self.overflowed.store(0, Relaxed);
+        self.lost.store(0, Relaxed);
+        self.delays.reset();
+        self.expires_ns.store(expires_ns, Relaxed);
+    }
+}
+
+/// The records of all rules, by slot.
+pub(super) type Records = Arc<[RuleRecord]>;
+
+/// Records for every slot.
+pub(super) fn records() -> Records {
+    (0..MAX_RULES).map(|_| RuleRecord::new()).collect()
+}
+
+enum Command {
+    /// Send on at once what these rules hold.
+    Release { rules: u64, done: Sender<()> },
+    /// From now on hold nothing, and send on what is held.
+    Drain { done: Sender<()> },
+    /// The kernel sends no more: send on what is still in the TAP, and end.
+    End,
+}
+
+/// What the thread needs.
+pub(super) struct LineParts {
+    /// The TAP; the thread owns it, and it ends with the thread.
+    pub tap: Tap,
+    /// Where heartbeats and marks go.
+    pub table: Arc<LineTable>,
+    /// Which entry of the table.
+    pub slot: u32,
+    /// Knows our frames.
+    pub nonce: u64,
+    /// Where results go.
+    pub records: Records,
+}
+
+/// A running line.
+#[derive(Debug)]
+pub(super) struct Line {
+    pub tap_name: String,
+    slot: u32,
+    table: Arc<LineTable>,
+    commands: Sender<Command>,
+    wake: Arc<EventFd>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Line {
+    /// Starts the thread. The line is not switched on yet, but its heart beats.
+    pub(super) fn start(parts: LineParts) -> Result<Self, DataPlaneError> {
+        let tap_name = parts.tap.name.clone();
+        let failed = |what| {
+            let name = tap_name.clone();
+            move |source: io::Error| DataPlaneError::DelayLine { name, what, source }
+        };
+        let wake = EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
+            .map_err(io::Error::from)
+            .map_err(failed("eventfd"))?;
+        let wake = Arc::new(wake);
+        let (commands, receiver) = mpsc::channel();
+        let (slot, table) = (parts.slot, Arc::clone(&parts.table));
+        table.beat(slot, monotonic_ns());
+        let worker_wake = Arc::clone(&wake);
+        let thread = thread::Builder::new()
+            .name(format!("fd-{tap_name}"))
+            .spawn(move || run_guarded(parts, receiver, worker_wake))
+            .map_err(failed("thread"))?;
+        Ok(Self { tap_name, slot, table, commands, wake, thread: Some(thread) })
+    }
+
+    /// Sends on what these rules hold, in order, and waits until it is done.
+    pub(super) fn release(&self, rules: u64) -> Result<(), DataPlaneError> {
+        let (done, waiting) = mpsc::channel();
+        self.command(Command::Release { rules, done }, &waiting)
+    }
+
+    /// Sends on what is held, in order, ends the thread and with it the TAP. Idempotent.
+    pub(super) fn stop(&mut self) -> Result<(), DataPlaneError> {
+        let Some(thread) = self.thread.take() else {
+            return Ok(());
+        };
+        let (done, waiting) = mpsc::channel();
+        // While it drains packets still come through the line, behind those that it held.
+        let drained = self.command(Command::Drain { done }, &waiting);
+        self.table.switch_off(self.slot);
+        thread::sleep(GRACE);
+        // When the thread has ended already there is nobody to tell, and `join` says why.
+        let _ = self.commands.send(Command::End);
+        let _ = self.wake.write(1);
+        thread.join().map_err(|_| self.ended("it panicked"))?;
+        drained
+    }
+
+    fn command(&self, command: Command, done: &Receiver<()>) -> Result<(), DataPlaneError> {
+        self.commands.send(command).map_err(|_| self.ended("it no longer takes commands"))?;
+        self.wake.write(1).map_err(|errno| self.ended(errno.desc()))?;
+        done.recv_timeout(COMMAND_TIMEOUT).map_err(|_| self.ended("it did not answer within 5 s"))
+    }
+
+    fn ended(&self, reason: &str) -> DataPlaneError {
+        DataPlaneError::LineEnded { tap: self.tap_name.clone(), reason: reason.into() }
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        if let Err(error) = self.stop() {
+            tracing::warn!(%error, "delay line did not end in order");
+        }
+    }
+}
+
+/// Runs the worker and, however it ends, first switches the line off: a line without a reader would lose packets.
+fn run_guarded(parts: LineParts, commands: Receiver<Command>, wake: Arc<EventFd>) {
+    let (slot, table) = (parts.slot, Arc::clone(&parts.table));
+    let tap = parts.tap.name.clone();
+    let result = catch_unwind(AssertUnwindSafe(|| {
+        let mut worker = Worker::new(parts, commands, wake);
+        let result = worker.run();
+        worker.table.switch_off(worker.slot);
+        result
+    }));
+    table.switch_off(slot);
+    match result {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::error!(tap, %error, "delay line failed; packets pass undelayed"),
+        Err(_) => tracing::error!(tap, "delay line panicked; packets pass undelayed"),
+    }
+}
+
+struct Worker {
+    tap: Tap,
+    table: Arc<LineTable>,
+    slot: u32,
+    nonce: u64,
+    records: Records,
+    queue: Queue,
+    commands: Receiver<Command>,
+    wake: Arc<EventFd>,
+    draining: bool,
+    buffer: Box<[u8]>,
+}
+
+impl Worker {
+    fn new(parts: LineParts, commands: Receiver<Command>, wake: Arc<EventFd>) -> Self {
+        Self {
+            tap: parts.tap,
+            table: parts.table,
+            slot: parts.slot,
+            nonce: parts.nonce,
+            records: parts.records,
+            queue: Queue::new(LIMIT_BYTES),
+            commands,
+            wake,
+            draining: false,
+            buffer: vec![0; frame::READ_LEN].into(),
+        }
+    }
+
+    fn run(&mut self) -> io::Result<()> {
+        // The default of 50 us would be most of the error of a delay.
+        let _ = nix::sys::prctl::set_timerslack(1);
+        loop {
+            let now_ns = monotonic_ns();
+            self.table.beat(self.slot, now_ns);
+            self.release_expired(now_ns);
+            let wrote = self.write_due(now_ns);
+            let read = self.read_batch()?;
+            match self.commands.try_recv() {
+                Ok(Command::Release { rules, done }) => {
+                    // Packets of these rules that are still in the TAP are older than the command.
+                    self.read_backlog()?;
+                    self.release(rules);
+                    let _ = done.send(());
+                    continue;
+                }
+                Ok(Command::Drain { done }) => {
+                    // What is held is older than what is still in the TAP.
+                    self.release(u64::MAX);
+                    self.draining = true;
+                    self.read_backlog()?;
+                    let _ = done.send(());
+                    continue;
+                }
+                Ok(Command::End) | Err(TryRecvError::Disconnected) => {
+                    self.release(u64::MAX);
+                    self.draining = true;
+                    return self.read_backlog();
+                }
+                Err(TryRecvError::Empty) => {}
+            }
+            if wrote < BATCH && read < BATCH {
+                self.sleep()?;
+            }
+        }
+    }
+
+    /// Sleeps until something is due, something arrives, or the heart must beat.
+    fn sleep(&self) -> io::Result<()> {
+        let now_ns = monotonic_ns();
+        let due_ns = self.queue.next_due_ns().unwrap_or(u64::MAX).min(self.next_expiry_ns());
+        let wait_ns = due_ns.saturating_sub(now_ns).min(LONGEST_SLEEP_NS);
+        if wait_ns == 0 {
+            return Ok(());
+        }
+        let mut fds =
+            [PollFd::new(self.tap.file.as_fd(), PollFlags::POLLIN), PollFd::new(self.wake.as_fd(), PollFlags::POLLIN)];
+        match nix::poll::ppoll(&mut fds, Some(TimeSpec::from_duration(Duration::from_nanos(wait_ns))), None) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        if fds[1].any() == Some(true) {
+            let _ = self.wake.read();
+        }
+        Ok(())
+    }
+
+    fn next_expiry_ns(&self) -> u64 {
+        bits(self.queue.rules()).map(|slot| self.records[slot].expires_ns.load(Relaxed)).min().unwrap_or(u64::MAX)
+    }
+
+    /// A rule that has expired holds nothing any more.
+    fn release_expired(&mut self, now_ns: u64) {
+        let expired = bits(self.queue.rules())
+            .filter(|slot| self.records[*slot].expires_ns.load(Relaxed) <= now_ns)
+            .fold(0, |rules, slot| rules | 1 << slot);
+        if expired != 0 {
+            self.release(expired);
+        }
+    }
+
+    fn release(&mut self, rules: u64) {
+        for packet in self.queue.release(rules) {
+            self.send(&packet);
+            self.table.beat(self.slot, monotonic_ns());
+        }
+    }
+
+    fn write_due(&mut self, now_ns: u64) -> usize {
+        for done in 0..BATCH {
+            let Some(packet) = self.queue.pop_due(now_ns) else {
+                return done;
+            };
+            self.send(&packet);
+        }
+        BATCH
+    }
+
+    /// Reads what the TAP had when it was called; bounded, since more may come all the time.
+    fn read_backlog(&mut self) -> io::Result<()> {
+        for _ in 0..QUEUE_LEN as usize / BATCH {
+            self.table.beat(self.slot, monotonic_ns());
+            if self.read_batch()? < BATCH {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn read_batch(&mut self) -> io::Result<usize> {
+        for done in 0..BATCH {
+            let len = match nix::unistd::read(&self.tap.file, &mut self.buffer) {
+                Ok(len) => len,
+                Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EINTR) => return Ok(done),
+                Err(errno) => return Err(errno.into()),
+            };
+            let Some(packet) = frame::decode(&mut self.buffer[..len], self.nonce) else {
+                continue;
+            };
+            if self.draining {
+                self.send(&packet);
+            } else if let Err(packet) = self.queue.push(packet) {
+                for slot in bits(packet.rules) {
+                    self.records[slot].overflowed.fetch_add(1, Relaxed);
+                }
+                self.write(&packet);
+            }
+        }
+        Ok(BATCH)
+    }
+
+    /// Writes a packet back, and records how long it was held.
+    fn send(&self, packet: &Held) {
+        if self.write(packet) {
+            let held_ns = monotonic_ns().saturating_sub(packet.taken_ns);
+            for slot in bits(packet.rules) {
+                self.records[slot].delays.record(held_ns);
+            }
+        }
+    }
+
+    /// The program at the TAP runs inside the `write`, hence the order.
+    fn write(&self, packet: &Held) -> bool {
+        self.table.next_packet(self.slot, packet.mark, packet.priority);
+        let written = nix::unistd::write(&self.tap.file, &packet.frame).is_ok();
+        if !written {
+            for slot in bits(packet.rules) {
+                self.records[slot].lost.fetch_add(1, Relaxed);
+            }
+        }
+        written
+    }
+}
+
+/// The numbers of the bits that are set.
+fn bits(mut mask: u64) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        (mask != 0).then(|| {
+            let bit = mask.trailing_zeros() as usize;
+            mask &= mask - 1;
+            bit
+        })
+    })
+}

@@ -1,0 +1,675 @@
+//! The packet data plane: loss, partition and latency by eBPF, in one network namespace.
+//!
+//! ```text
+//!                    rules (maps)
+//!                       |
+//!  socket --> [fdrill_egress at eth0] --next--> others' programs, qdisc, wire
+//!                       |  ^                       (dropped packets vanish: the sender is not told)
+//!              divert   |  | reinject
+//!                       v  |
+//!                 TAP fdl0 <--> line thread: holds each packet until it is due
+//! ```
+//!
+//! - One [`DataPlane`] for each namespace, with maps of its own: interface indexes are unambiguous, and namespaces cost
+//!   each other nothing. Programs are loaded once; a rule is a map entry.
+//! - Programs are attached with [`DataPlane::attach`] and see every packet of that hook; without rules they only look the
+//!   interface up.
+//! - Delaying needs a line at the hook ([`DataPlane::delay_line_start`]); without one, or when its thread hangs, packets
+//!   pass and are counted as `passed`.
+//! - Everything ends with this process's descriptors: links, maps and TAPs; on kernels before 6.6, filters remain, for
+//!   which see [`remove_clsact_filters`]. Whatever remains, a rule is ignored once it has expired.
+//! - On the loopback interface a delayed packet comes back at ingress, where the kernel must be told to accept its own
+//!   addresses: `net.ipv4.conf.lo.route_localnet=1` and `net.ipv4.conf.lo.accept_local=1` are preconditions, which the
+//!   caller sets (and journals) before it starts a line on `lo`. IPv6 needs nothing.
+//!
+//! Invariants: no qdisc of others is touched; no bit of `skb->mark` is used; ARP, neighbour discovery and non-IP pass.
+//! An interface must have an Ethernet header. VLAN-tagged frames pass at the parent; name the VLAN interface instead.
+//! A packet that was delayed at egress has no socket any more for what comes after us.
+
+mod attach;
+mod clsact;
+mod error;
+mod frame;
+mod histogram;
+mod line;
+mod load;
+mod netns;
+mod queue;
+mod rule;
+mod tags;
+
+use std::{
+    collections::BTreeMap,
+    fmt, io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::Path,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
+
+use aya::{Ebpf, maps::MapError};
+use firedrill_abi::{
+    ACTION_DROP, Hook, Interface, MAX_INTERFACES, MAX_LINES, MAX_RULES, REINJECT_INGRESS, Rule, STAGE_EGRESS,
+    STAGE_INGRESS, TAP_PREFIX,
+};
+
+pub use self::{
+    attach::{AttachMode, Attachment, Direction},
+    clsact::{Filter, PROGRAM_PREFIX, has_clsact, remove_clsact_filters},
+    error::DataPlaneError,
+    histogram::DelayHistogram,
+    load::{Support, kernel_support},
+    netns::within,
+    rule::{Action, Cidr, MAX_DELAY, Protocol, RuleError, RuleSpec},
+    tags::{Rescan, Tag},
+};
+pub use crate::sys::clock::monotonic_ns;
+
+use self::{
+    attach::Hooked,
+    line::{Line, LineParts, Records},
+    load::Maps,
+    tags::Tags,
+};
+use crate::sys::{bpf::Shared, mmap::LineTable, tun};
+
+/// A rule in force. Never given twice by one data plane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RuleId(u64);
+
+/// What a rule did since it was added. A GSO or GRO burst counts as one packet.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Packets that met its conditions.
+    pub matched: u64,
+    /// Their bytes, link-layer header included.
+    pub bytes: u64,
+    /// Packets that it dropped.
+    pub dropped: u64,
+    /// Packets that it sent to a delay line.
+    pub diverted: u64,
+    /// Packets that it should have delayed and did not: no line, or the line's thread hung.
+    pub passed: u64,
+    /// Packets that the line could not hold for lack of room, and sent on at once.
+    pub overflowed: u64,
+    /// Packets that the line could not send on: lost.
+    pub lost: u64,
+    /// How long the packets were held, as measured.
+    pub delays: DelayHistogram,
+}
+
+/// What a line did over its life, beside what the rules count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LineTotals {
+    /// Packets lost because the TAP was full: the machine cannot keep up.
+    pub tap_full: u64,
+    /// Packets that could not be given a header, and passed undelayed.
+    pub refused: u64,
+}
+
+/// A line that was started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LineInfo {
+    /// Its TAP; see [`is_own_tap`].
+    pub tap_name: String,
+    /// The index of the TAP.
+    pub tap_ifindex: u32,
+}
+
+#[derive(Debug)]
+struct ActiveRule {
+    slot: u32,
+    spec: RuleSpec,
+    encoded: Rule,
+}
+
+#[derive(Debug)]
+struct ActiveHook {
+    name: String,
+    hooked: Hooked,
+    line: Option<ActiveLine>,
+}
+
+#[derive(Debug)]
+struct ActiveLine {
+    slot: u32,
+    tap_ifindex: u32,
+    line: Line,
+    /// Keeps the program at the TAP.
+    reinject: Hooked,
+}
+
+/// The faults on packets of one network namespace. Calls are synchronous and enter the namespace on a thread of their
+/// own; do not call from an async task.
+pub struct DataPlane {
+    netns: OwnedFd,
+    mode: AttachMode,
+    nonce: u64,
+    hooks: BTreeMap<(u32, Direction), ActiveHook>,
+    own_qdiscs: Vec<u32>,
+    rules: BTreeMap<RuleId, ActiveRule>,
+    next_rule: u64,
+    records: Records,
+    tags: Tags,
+    table: Arc<LineTable>,
+    maps: Maps,
+    bpf: Ebpf,
+}
+
+impl fmt::Debug for DataPlane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DataPlane")
+            .field("mode", &self.mode)
+            .field("hooks", &self.hooks)
+            .field("rules", &self.rules)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Whether an interface is one that a data plane made: no target, and no part of a namespace's interfaces.
+pub fn is_own_tap(ifname: &str) -> bool {
+    ifname.strip_prefix(TAP_PREFIX).is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_digit()))
+}
+
+/// An error and what caused it, on one line: aya puts the kernel's answer into the sources.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text = format!("{text}: {next}");
+        }
+        source = error.source();
+    }
+    text
+}
+
+fn map_error(map: &'static str) -> impl Fn(MapError) -> DataPlaneError {
+    move |error| DataPlaneError::Map { map, reason: chain(&error) }
+}
+
+impl DataPlane {
+    /// Loads the programs for a network namespace, in the best mode that the kernel has. Nothing is attached yet.
+    ///
+    /// # Errors
+    /// The namespace cannot be entered, or the kernel refuses the programs.
+    pub fn open(netns: BorrowedFd<'_>) -> Result<Self, DataPlaneError> {
+        let mode = if kernel_support().tcx { AttachMode::Tcx } else { AttachMode::Clsact };
+        Self::open_with(netns, mode)
+    }
+
+    /// As [`DataPlane::open`], in a given mode.
+    ///
+    /// # Errors
+    /// As [`DataPlane::open`].
+    pub fn open_with(netns: BorrowedFd<'_>, mode: AttachMode) -> Result<Self, DataPlaneError> {
+        let netns = netns.try_clone_to_owned().map_err(DataPlaneError::Namespace)?;
+        let load::Loaded { bpf, maps, tags, table, nonce } = load::load()?;
+        Ok(Self {
+            netns,
+            mode,
+            nonce,
+            hooks: BTreeMap::new(),
+            own_qdiscs: Vec::new(),
+            rules: BTreeMap::new(),
+            next_rule: 1,
+            records: line::records(),
+            tags,
+            table: Arc::new(table),
+            maps,
+            bpf,
+        })
+    }
+
+    /// How it attaches.
+    pub fn mode(&self) -> AttachMode {
+        self.mode
+    }
+
+    /// Whether sockets that a tagged process makes are tagged at once, and not only by [`DataPlane::rescan`].
+    pub fn tags_new_sockets_of_processes(&self) -> bool {
+        self.tags.with_process()
+    }
+
+    /// Attaches at one hook of an interface of the namespace, before all that is there. Rules for every interface apply
+    /// to it from now on. Attaching twice gives an error.
+    ///
+    /// # Errors
+    /// The interface changed or has no Ethernet header, or the kernel refuses.
+    pub fn attach(&mut self, ifindex: u32, ifname: &str, direction: Direction) -> Result<Attachment, DataPlaneError> {
+        if self.hooks.contains_key(&(ifindex, direction)) {
+            let reason = "it is attached already".into();
+            return Err(DataPlaneError::Attach { name: ifname.into(), direction, reason });
+        }
+        if self.hooks.len() as u32 >= MAX_INTERFACES {
+            return Err(DataPlaneError::Exhausted { what: "interfaces", limit: MAX_INTERFACES });
+        }
+        let program = match direction {
+            Direction::Egress => load::EGRESS,
+            Direction::Ingress => load::INGRESS,
+        };
+        let (bpf, mode) = (&mut self.bpf, self.mode);
+        let (hooked, attachment) = in_netns(&self.netns, || {
+            check_interface(ifindex, ifname)?;
+            attach::attach(bpf, program, mode, ifindex, ifname, direction)
+        })?;
+        if attachment == (Attachment::Clsact { created_qdisc: true }) {
+            self.own_qdiscs.push(ifindex);
+        }
+        self.hooks.insert((ifindex, direction), ActiveHook { name: ifname.into(), hooked, line: None });
+        self.publish(ifindex)?;
+        Ok(attachment)
+    }
+
+    /// Detaches from a hook, after stopping its line. Nothing attached there, or the interface gone, is no error.
+    ///
+    /// # Errors
+    /// The kernel refuses; the line did not end in order.
+    pub fn detach(&mut self, ifindex: u32, direction: Direction) -> Result<(), DataPlaneError> {
+        let stopped = self.delay_line_stop(ifindex, direction).map(|_| ());
+        let Some(hook) = self.hooks.remove(&(ifindex, direction)) else {
+            return stopped;
+        };
+        let published = self.publish(ifindex);
+        let last = !self.hooks.keys().any(|(other, _)| *other == ifindex);
+        let own_qdisc = last && self.own_qdiscs.contains(&ifindex);
+        let detached = in_netns(&self.netns, || attach::detach(hook.hooked, ifindex, direction, own_qdisc));
+        if detached.is_ok() && last {
+            self.own_qdiscs.retain(|own| *own != ifindex);
+        }
+        stopped.and(published).and(detached)
+    }
+
+    /// Puts a rule in force at every attached hook to which it applies, now and later.
+    ///
+    /// # Errors
+    /// It cannot be expressed, or all rules are taken.
+    pub fn add_rule(&mut self, spec: RuleSpec) -> Result<RuleId, DataPlaneError> {
+        let encoded = spec.encode()?;
+        let used = self.rules.values().fold(0u64, |used, rule| used | 1 << rule.slot);
+        let slot = (!used).trailing_zeros();
+        if slot >= MAX_RULES {
+            return Err(DataPlaneError::Exhausted { what: "packet rules", limit: MAX_RULES });
+        }
+        self.maps.reset_counters(slot)?;
+        self.records[slot as usize].reset(spec.expires_ns);
+        self.maps.rules.set(slot, Shared(encoded), 0).map_err(map_error("RULES"))?;
+        let id = RuleId(self.next_rule);
+        self.next_rule += 1;
+        self.rules.insert(id, ActiveRule { slot, spec, encoded });
+        self.publish_all()?;
+        Ok(id)
+    }
+
+    /// Changes what a rule in force does, not which packets it is for.
+    ///
+    /// # Errors
+    /// No such rule, numbers out of range, or another kind of action.
+    pub fn update_rule(&mut self, id: RuleId, action: Action) -> Result<(), DataPlaneError> {
+        let rule = self.rules.get_mut(&id).ok_or(DataPlaneError::NoSuchRule(id.0))?;
+        let mut encoded = rule.encoded;
+        rule::set_action(&mut encoded, action)?;
+        if encoded.action != rule.encoded.action {
+            return Err(RuleError::KindChanged.into());
+        }
+        self.maps.rules.set(rule.slot, Shared(encoded), 0).map_err(map_error("RULES"))?;
+        rule.encoded = encoded;
+        rule.spec.action = action;
+        Ok(())
+    }
+
+    /// Moves the time (`CLOCK_MONOTONIC`, nanoseconds) from which a rule is ignored, and packets are no longer held.
+    ///
+    /// # Errors
+    /// No such rule, or the map refuses.
+    pub fn set_expiry(&mut self, id: RuleId, expires_ns: u64) -> Result<(), DataPlaneError> {
+        let rule = self.rules.get_mut(&id).ok_or(DataPlaneError::NoSuchRule(id.0))?;
+        let encoded = Rule { expires_ns, ..rule.encoded };
+        self.records[rule.slot as usize].expires_ns.store(expires_ns, Relaxed);
+        self.maps.rules.set(rule.slot, Shared(encoded), 0).map_err(map_error("RULES"))?;
+        rule.encoded = encoded;
+        rule.spec.expires_ns = expires_ns;
+        Ok(())
+    }
+
+    /// Ends a rule, after sending on in order what it holds, and gives what it did. `None`: it had ended before.
+    ///
+    /// # Errors
+    /// A map refuses, or a line does not answer; the rule is out of force all the same unless the map refused.
+    pub fn remove_rule(&mut self, id: RuleId) -> Result<Option<Counters>, DataPlaneError> {
+        let Some(rule) = self.rules.get(&id) else {
+            return Ok(None);
+        };
+        let (slot, delays) = (rule.slot, rule.spec.delays());
+        let mut released = Ok(());
+        if delays {
+            // New packets still go through the line, without delay, so that they stay behind those that it holds.
+            let encoded = Rule { delay_ns: 0, jitter_ns: 0, ..rule.encoded };
+            self.maps.rules.set(slot, Shared(encoded), 0).map_err(map_error("RULES"))?;
+            released = self.release(1 << slot);
+        }
+        let removed = self.rules.remove(&id);
+        if let Err(error) = self.publish_all() {
+            self.rules.extend(removed.map(|rule| (id, rule)));
+            return Err(error);
+        }
+        if delays {
+            // Those that came between are on their way now.
+            released = released.and(self.release(1 << slot));
+        }
+        let counters = self.read_counters(slot)?;
+        self.maps.rules.set(slot, Shared(Rule::default()), 0).map_err(map_error("RULES"))?;
+        released.map(|()| Some(counters))
+    }
+
+    /// What a rule has done so far.
+    ///
+    /// # Errors
+    /// No such rule, or the map refuses.
+    pub fn counters(&self, id: RuleId) -> Result<Counters, DataPlaneError> {
+        let rule = self.rules.get(&id).ok_or(DataPlaneError::NoSuchRule(id.0))?;
+        self.read_counters(rule.slot)
+    }
+
+    /// The rules in force, in the order in which they were added.
+    pub fn rules(&self) -> impl Iterator<Item = (RuleId, &RuleSpec)> {
+        self.rules.iter().map(|(id, rule)| (*id, &rule.spec))
+    }
+
+    /// Starts the delay line of an attached hook: makes a TAP in the namespace and a thread. On `lo` see the module about
+    /// its preconditions.
+    ///
+    /// # Errors
+    /// Nothing is attached there, it has a line already, or the TAP cannot be made.
+    pub fn delay_line_start(&mut self, ifindex: u32, direction: Direction) -> Result<LineInfo, DataPlaneError> {
+        let hook = self.hooks.get(&(ifindex, direction)).ok_or(DataPlaneError::NotAttached { ifindex, direction })?;
+        let name = hook.name.clone();
+        let failed = |what| {
+            let name = name.clone();
+            move |source| DataPlaneError::DelayLine { name, what, source }
+        };
+        if hook.line.is_some() {
+            return Err(failed("starting")(io::Error::other("it has one already")));
+        }
+        let used =
+            self.hooks.values().filter_map(|hook| hook.line.as_ref()).fold(0u64, |used, line| used | 1 << line.slot);
+        let slot = (!used).trailing_zeros();
+        if slot >= MAX_LINES {
+            return Err(DataPlaneError::Exhausted { what: "delay lines", limit: MAX_LINES });
+        }
+        let (bpf, mode) = (&mut self.bpf, self.mode);
+        let (tap, tap_ifindex, reinject, target) = in_netns(&self.netns, || {
+            let hardware = check_interface(ifindex, &name)?;
+            let tap = tun::create_tap(&format!("{TAP_PREFIX}%d")).map_err(failed("making a TAP"))?;
+            let tap_ifindex = index_of(&tap.name).map_err(failed("finding the TAP"))?;
+            quiet(&tap.name).map_err(failed("switching IPv6 off on the TAP"))?;
+            let (reinject, _) = attach::attach(bpf, load::REINJECT, mode, tap_ifindex, &tap.name, Direction::Ingress)?;
+            tun::bring_up(&tap.name, line::QUEUE_LEN, line::TAP_MTU).map_err(failed("bringing the TAP up"))?;
+            Ok((tap, tap_ifindex, reinject, target(ifindex, direction, hardware)))
+        })?;
+        let info = LineInfo { tap_name: tap.name.clone(), tap_ifindex };
+        self.maps.reset_refused(slot)?;
+        self.maps.taps.insert(tap_ifindex, slot, 0).map_err(map_error("TAPS"))?;
+        let line = Line::start(LineParts {
+            tap,
+            table: Arc::clone(&self.table),
+            slot,
+            nonce: self.nonce,
+            records: Arc::clone(&self.records),
+        })?;
+        self.table.switch_on(slot, &firedrill_abi::Line { tap_ifindex, heartbeat_ns: monotonic_ns(), ..target });
+        if let Some(hook) = self.hooks.get_mut(&(ifindex, direction)) {
+            hook.line = Some(ActiveLine { slot, tap_ifindex, line, reinject: reinject });
+        }
+        self.publish(ifindex)?;
+        Ok(info)
+    }
+
+    /// Stops a delay line: sends on in order what it holds, and removes the TAP. No line there is no error.
+    ///
+    /// # Errors
+    /// The thread did not answer or had failed; the line is gone all the same.
+    pub fn delay_line_stop(&mut self, ifindex: u32, direction: Direction) -> Result<LineTotals, DataPlaneError> {
+        let Some(mut active) = self.hooks.get_mut(&(ifindex, direction)).and_then(|hook| hook.line.take()) else {
+            return Ok(LineTotals::default());
+        };
+        let tap_name = active.line.tap_name.clone();
+        let mut totals = LineTotals::default();
+        totals.tap_full = in_netns(&self.netns, || Ok(dropped_by(&tap_name))).unwrap_or(0);
+        let stopped = active.line.stop();
+        let published = self.publish(ifindex);
+        totals.refused = self.maps.refused(active.slot)?;
+        let removed = match self.maps.taps.remove(&active.tap_ifindex) {
+            Err(MapError::KeyNotFound) => Ok(()),
+            result => result.map_err(map_error("TAPS")),
+        };
+        stopped.and(published).and(removed).map(|()| totals)
+    }
+
+    /// A new tag for the sockets of a target. There are 64 in the life of a data plane.
+    ///
+    /// # Errors
+    /// All were given out.
+    pub fn allocate_tag(&mut self) -> Result<Tag, DataPlaneError> {
+        self.tags.allocate()
+    }
+
+    /// Tags the sockets that are made from now on in a cgroup (its directory in the v2 hierarchy) and below. For those
+    /// that exist, call [`DataPlane::rescan`] with its processes, now and every half second.
+    ///
+    /// # Errors
+    /// The directory is no cgroup, or the kernel refuses to attach there.
+    pub fn tag_cgroup(&mut self, tag: Tag, cgroup: &Path) -> Result<(), DataPlaneError> {
+        self.tags.add_cgroup(&mut self.bpf, tag, cgroup)
+    }
+
+    /// Tags the sockets that a process makes from now on; `cgroup` is the directory of the cgroup that it is in.
+    /// For those that exist, as for [`DataPlane::tag_cgroup`]. A listening socket that it shares with others (a pre-fork
+    /// server) tags what any of them accepts.
+    ///
+    /// # Errors
+    /// The process is gone, or as for [`DataPlane::tag_cgroup`].
+    pub fn tag_process(&mut self, tag: Tag, pid: u32, cgroup: &Path) -> Result<(), DataPlaneError> {
+        self.tags.add_process(&mut self.bpf, tag, pid, cgroup)
+    }
+
+    /// Tags the IP sockets that these processes have open; those that end meanwhile are left out.
+    ///
+    /// # Errors
+    /// A process cannot be read (no right to trace it), or the kernel refuses the tag.
+    pub fn rescan(&mut self, tag: Tag, pids: &[u32]) -> Result<Rescan, DataPlaneError> {
+        self.tags.rescan(tag, pids)
+    }
+
+    /// Ends a tag: no new socket gets it. Remove its rules first. A tag that ended before is no error.
+    ///
+    /// # Errors
+    /// A map refuses.
+    pub fn release_tag(&mut self, tag: Tag) -> Result<(), DataPlaneError> {
+        self.tags.release(tag)
+    }
+
+    /// The ids of all links in force, for whoever checks that they are gone: at interfaces, TAPs and cgroups.
+    pub fn link_ids(&self) -> Vec<u32> {
+        let mut ids = self.tags.link_ids();
+        for hook in self.hooks.values() {
+            let reinject = hook.line.as_ref().map(|line| &line.reinject);
+            for hooked in [Some(&hook.hooked), reinject].into_iter().flatten() {
+                if let Hooked::Tcx(link) = hooked {
+                    ids.extend(link.info().ok().map(|info| info.id()));
+                }
+            }
+        }
+        ids
+    }
+
+    /// The names of the TAPs, for the same purpose.
+    pub fn tap_names(&self) -> Vec<String> {
+        self.hooks.values().filter_map(|hook| hook.line.as_ref()).map(|line| line.line.tap_name.clone()).collect()
+    }
+
+    /// Stops all lines, ends all rules, detaches everywhere. What [`Drop`] does too, without telling.
+    ///
+    /// # Errors
+    /// The first that occurred; everything is tried.
+    pub fn shut_down(&mut self) -> Result<(), DataPlaneError> {
+        let mut result = Ok(());
+        for id in self.rules.keys().copied().collect::<Vec<_>>() {
+            result = result.and(self.remove_rule(id).map(|_| ()));
+        }
+        for (ifindex, direction) in self.hooks.keys().copied().collect::<Vec<_>>() {
+            result = result.and(self.detach(ifindex, direction));
+        }
+        result
+    }
+
+    fn release(&self, rules: u64) -> Result<(), DataPlaneError> {
+        let mut result = Ok(());
+        for line in self.hooks.values().filter_map(|hook| hook.line.as_ref()) {
+            result = result.and(line.line.release(rules));
+        }
+        result
+    }
+
+    fn read_counters(&self, slot: u32) -> Result<Counters, DataPlaneError> {
+        let kernel = self.maps.counters(slot)?;
+        let record = &self.records[slot as usize];
+        Ok(Counters {
+            matched: kernel.matched,
+            bytes: kernel.bytes,
+            dropped: kernel.dropped,
+            diverted: kernel.diverted,
+            passed: kernel.passed,
+            overflowed: record.overflowed.load(Relaxed),
+            lost: record.lost.load(Relaxed),
+            delays: record.delays.snapshot(),
+        })
+    }
+
+    fn publish_all(&mut self) -> Result<(), DataPlaneError> {
+        let mut interfaces: Vec<u32> = self.hooks.keys().map(|(ifindex, _)| *ifindex).collect();
+        interfaces.dedup();
+        interfaces.into_iter().try_for_each(|ifindex| self.publish(ifindex))
+    }
+
+    /// Tells the kernel which rules and lines an interface has; the entry is replaced as a whole.
+    fn publish(&mut self, ifindex: u32) -> Result<(), DataPlaneError> {
+        let entry = Interface {
+            egress: self.hook(ifindex, Direction::Egress),
+            ingress: self.hook(ifindex, Direction::Ingress),
+        };
+        let attached = self.hooks.keys().any(|(other, _)| *other == ifindex);
+        let result = if attached {
+            self.maps.interfaces.insert(ifindex, Shared(entry), 0)
+        } else {
+            match self.maps.interfaces.remove(&ifindex) {
+                Err(MapError::KeyNotFound) => Ok(()),
+                result => result,
+            }
+        };
+        result.map_err(map_error("INTERFACES"))
+    }
+
+    fn hook(&self, ifindex: u32, direction: Direction) -> Hook {
+        let Some(active) = self.hooks.get(&(ifindex, direction)) else {
+            return Hook::default();
+        };
+        let mut hook = Hook { line: active.line.as_ref().map_or(0, |line| line.slot + 1), ..Hook::default() };
+        for rule in self.rules.values().filter(|rule| rule.spec.applies(ifindex, direction)) {
+            let bit = 1 << rule.slot;
+            if rule.encoded.action == ACTION_DROP {
+                hook.drops |= bit;
+            } else {
+                hook.delays |= bit;
+            }
+            if rule.encoded.tag_mask != 0 {
+                hook.tagged |= bit;
+            }
+        }
+        hook
+    }
+}
+
+impl Drop for DataPlane {
+    fn drop(&mut self) {
+        if let Err(error) = self.shut_down() {
+            tracing::warn!(%error, "the data plane did not shut down in order");
+        }
+    }
+}
+
+fn in_netns<T: Send>(
+    netns: &OwnedFd,
+    work: impl FnOnce() -> Result<T, DataPlaneError> + Send,
+) -> Result<T, DataPlaneError> {
+    netns::within(netns.as_fd(), work).map_err(DataPlaneError::Namespace)?
+}
+
+/// Checks that the interface is still the one that was resolved, and gives its hardware type.
+fn check_interface(ifindex: u32, ifname: &str) -> Result<u16, DataPlaneError> {
+    if index_of(ifname).ok() != Some(ifindex) {
+        return Err(DataPlaneError::InterfaceChanged { name: ifname.into(), ifindex });
+    }
+    match tun::hardware_type(ifname) {
+        Ok(hardware @ (tun::HARDWARE_ETHERNET | tun::HARDWARE_LOOPBACK)) => Ok(hardware),
+        Ok(hardware) => Err(DataPlaneError::NoEthernetHeader { name: ifname.into(), hardware }),
+        Err(_) => Err(DataPlaneError::InterfaceChanged { name: ifname.into(), ifindex }),
+    }
+}
+
+fn index_of(ifname: &str) -> io::Result<u32> {
+    Ok(nix::net::if_::if_nametoindex(ifname)?)
+}
+
+/// Where a line sends packets on: at the hook where they were taken, but on the loopback interface always at ingress,
+/// since there a packet that is sent a second time gets lost.
+fn target(ifindex: u32, direction: Direction, hardware: u16) -> firedrill_abi::Line {
+    let at_ingress = direction == Direction::Ingress || hardware == tun::HARDWARE_LOOPBACK;
+    firedrill_abi::Line {
+        target_ifindex: ifindex,
+        reinject_flags: if at_ingress { REINJECT_INGRESS } else { 0 },
+        stage: match direction {
+            Direction::Egress => STAGE_EGRESS,
+            Direction::Ingress => STAGE_INGRESS,
+        },
+        ..firedrill_abi::Line::default()
+    }
+}
+
+/// Keeps the kernel from sending anything of its own over a TAP.
+fn quiet(tap: &str) -> io::Result<()> {
+    match std::fs::write(format!("/proc/sys/net/ipv6/conf/{tap}/disable_ipv6"), "1") {
+        // A kernel without IPv6.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
+
+/// Packets that the TAP had no room for: the twelfth number of its line in /proc/net/dev.
+fn dropped_by(tap: &str) -> u64 {
+    let table = std::fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default();
+    let line = table.lines().find_map(|line| line.trim_start().strip_prefix(tap)?.strip_prefix(':'));
+    line.and_then(|numbers| numbers.split_whitespace().nth(11)).and_then(|number| number.parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn own_taps_are_told_by_their_names() {
+        assert!(is_own_tap("fdl0"));
+        assert!(is_own_tap("fdl17"));
+        assert!(!is_own_tap("fdl"));
+        assert!(!is_own_tap("fdlink0"));
+        assert!(!is_own_tap("eth0"));
+    }
+
+    #[test]
+    fn only_the_loopback_gets_packets_taken_at_egress_back_at_ingress() {
+        let flags = |direction, hardware| target(1, direction, hardware).reinject_flags;
+        assert_eq!(flags(Direction::Egress, tun::HARDWARE_ETHERNET), 0);
+        assert_eq!(flags(Direction::Ingress, tun::HARDWARE_ETHERNET), REINJECT_INGRESS);
+        assert_eq!(flags(Direction::Egress, tun::HARDWARE_LOOPBACK), REINJECT_INGRESS);
+    }
+}

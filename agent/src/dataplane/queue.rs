@@ -1,0 +1,216 @@
+//! The packets that a delay line holds, by the time at which each is due. Pure: the caller brings the clock.
+
+use std::{cmp::Ordering, collections::BinaryHeap, mem};
+
+use firedrill_abi::Meta;
+
+/// Flows are told apart by so many buckets; two in one bucket share their order, which does no harm.
+const FLOW_BUCKETS: usize = 1 << 16;
+
+/// What a held packet costs beside its bytes: allocator, heap entry.
+const OVERHEAD_BYTES: usize = 128;
+
+/// A packet that waits.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Held {
+    /// When it is due, `CLOCK_MONOTONIC` nanoseconds.
+    pub due_ns: u64,
+    /// When the kernel took it.
+    pub taken_ns: u64,
+    /// The rules that hold it, as bits.
+    pub rules: u64,
+    /// Its flow.
+    pub flow: u32,
+    /// To be restored.
+    pub mark: u32,
+    /// To be restored.
+    pub priority: u32,
+    /// What to write to the TAP.
+    pub frame: Box<[u8]>,
+    sequence: u64,
+}
+
+impl Held {
+    /// The packet that the kernel described by `meta`.
+    pub(super) fn new(meta: &Meta, frame: &[u8]) -> Self {
+        Self {
+            due_ns: meta.taken_ns.saturating_add(meta.delay_ns),
+            taken_ns: meta.taken_ns,
+            rules: meta.rules,
+            flow: meta.flow,
+            mark: meta.mark,
+            priority: meta.priority,
+            frame: frame.into(),
+            sequence: 0,
+        }
+    }
+
+    fn cost(&self) -> usize {
+        self.frame.len() + OVERHEAD_BYTES
+    }
+}
+
+impl Ord for Held {
+    /// The earliest is the greatest: what `BinaryHeap` gives first.
+    fn cmp(&self, other: &Self) -> Ordering {
+        (other.due_ns, other.sequence).cmp(&(self.due_ns, self.sequence))
+    }
+}
+
+impl PartialOrd for Held {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// Packets by due time; those of one flow leave in the order in which they came, whatever their jitter.
+#[derive(Debug)]
+pub(super) struct Queue {
+    heap: BinaryHeap<Held>,
+    last_due_ns: Box<[u64]>,
+    bytes: usize,
+    limit_bytes: usize,
+    next_sequence: u64,
+    rules: u64,
+}
+
+impl Queue {
+    pub(super) fn new(limit_bytes: usize) -> Self {
+        Self {
+            heap: BinaryHeap::new(),
+            last_due_ns: vec![0; FLOW_BUCKETS].into(),
+            bytes: 0,
+            limit_bytes,
+            next_sequence: 0,
+            rules: 0,
+        }
+    }
+
+    /// Takes a packet, or gives it back when the queue is full.
+    pub(super) fn push(&mut self, mut packet: Held) -> Result<(), Held> {
+        if self.bytes + packet.cost() > self.limit_bytes {
+            return Err(packet);
+        }
+        let last = &mut self.last_due_ns[packet.flow as usize % FLOW_BUCKETS];
+        packet.due_ns = packet.due_ns.max(*last);
+        *last = packet.due_ns;
+        packet.sequence = self.next_sequence;
+        self.next_sequence += 1;
+        self.bytes += packet.cost();
+        self.rules |= packet.rules;
+        self.heap.push(packet);
+        Ok(())
+    }
+
+    /// When the next packet is due.
+    pub(super) fn next_due_ns(&self) -> Option<u64> {
+        self.heap.peek().map(|packet| packet.due_ns)
+    }
+
+    /// The next packet, when it is due.
+    pub(super) fn pop_due(&mut self, now_ns: u64) -> Option<Held> {
+        if self.next_due_ns()? > now_ns {
+            return None;
+        }
+        let packet = self.heap.pop()?;
+        self.bytes -= packet.cost();
+        if self.heap.is_empty() {
+            self.rules = 0;
+        }
+        Some(packet)
+    }
+
+    /// Rules that may hold a packet here, as bits: none is missing.
+    pub(super) fn rules(&self) -> u64 {
+        self.rules
+    }
+
+    /// Packets held.
+    pub(super) fn len(&self) -> usize {
+        self.heap.len()
+    }
+
+    /// Takes out the packets that any of `rules` holds, in the order in which they would have left.
+    pub(super) fn release(&mut self, rules: u64) -> Vec<Held> {
+        let all = mem::take(&mut self.heap).into_vec();
+        let (mut released, kept): (Vec<_>, Vec<_>) = all.into_iter().partition(|packet| packet.rules & rules != 0);
+        released.sort_unstable_by_key(|packet| (packet.due_ns, packet.sequence));
+        self.bytes = kept.iter().map(Held::cost).sum();
+        // New packets need only queue behind those of their flow that are still here.
+        self.last_due_ns.fill(0);
+        self.rules = kept.iter().fold(0, |rules, packet| rules | packet.rules);
+        for packet in &kept {
+            let last = &mut self.last_due_ns[packet.flow as usize % FLOW_BUCKETS];
+            *last = packet.due_ns.max(*last);
+        }
+        self.heap = kept.into();
+        released
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn packet(taken_ns: u64, delay_ns: u64, rules: u64, flow: u32) -> Held {
+        Held::new(&Meta { taken_ns, delay_ns, rules, flow, ..Meta::default() }, &[0; 100])
+    }
+
+    fn drain(queue: &mut Queue) -> Vec<(u64, u32)> {
+        std::iter::from_fn(|| queue.pop_due(u64::MAX)).map(|held| (held.taken_ns, held.flow)).collect()
+    }
+
+    #[test]
+    fn a_packet_leaves_when_it_is_due_and_not_before() {
+        let mut queue = Queue::new(10_000);
+        queue.push(packet(100, 50, 1, 1)).unwrap();
+        assert_eq!(queue.next_due_ns(), Some(150));
+        assert_eq!(queue.pop_due(149), None);
+        assert_eq!(queue.pop_due(150).map(|held| held.taken_ns), Some(100));
+        assert_eq!(queue.next_due_ns(), None);
+    }
+
+    #[test]
+    fn jitter_never_reorders_a_flow_but_flows_overtake_each_other() {
+        let mut queue = Queue::new(10_000);
+        queue.push(packet(1, 90, 1, 7)).unwrap();
+        queue.push(packet(2, 10, 1, 7)).unwrap();
+        queue.push(packet(3, 10, 1, 8)).unwrap();
+        assert_eq!(drain(&mut queue), [(3, 8), (1, 7), (2, 7)]);
+    }
+
+    #[test]
+    fn a_full_queue_gives_the_packet_back() {
+        let mut queue = Queue::new(2 * (100 + OVERHEAD_BYTES));
+        queue.push(packet(1, 9, 1, 1)).unwrap();
+        queue.push(packet(2, 9, 1, 1)).unwrap();
+        assert_eq!(queue.push(packet(3, 9, 1, 1)).unwrap_err().taken_ns, 3);
+        queue.pop_due(u64::MAX).unwrap();
+        queue.push(packet(4, 9, 1, 1)).unwrap();
+    }
+
+    #[test]
+    fn releasing_a_rule_takes_its_packets_in_order_and_leaves_the_others() {
+        let mut queue = Queue::new(10_000);
+        queue.push(packet(1, 90, 0b01, 1)).unwrap();
+        queue.push(packet(2, 10, 0b01, 2)).unwrap();
+        queue.push(packet(3, 500, 0b10, 3)).unwrap();
+        queue.push(packet(4, 50, 0b11, 1)).unwrap();
+        let released: Vec<_> = queue.release(0b01).iter().map(|held| held.taken_ns).collect();
+        assert_eq!(released, [2, 1, 4]);
+        assert_eq!(queue.rules(), 0b10);
+        // Nothing of flow 1 is left to wait for.
+        queue.push(packet(5, 1, 0b10, 1)).unwrap();
+        assert_eq!(drain(&mut queue), [(5, 1), (3, 3)]);
+    }
+
+    #[test]
+    fn a_packet_queues_behind_what_its_flow_still_holds_after_a_release() {
+        let mut queue = Queue::new(10_000);
+        queue.push(packet(1, 500, 0b10, 1)).unwrap();
+        queue.push(packet(2, 900, 0b01, 1)).unwrap();
+        queue.release(0b01);
+        queue.push(packet(3, 1, 0b10, 1)).unwrap();
+        assert_eq!(drain(&mut queue), [(1, 1), (3, 1)]);
+    }
+}

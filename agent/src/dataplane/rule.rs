@@ -1,0 +1,346 @@
+//! Rules as a person thinks of them, and their encoding for the kernel. Pure.
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    ops::RangeInclusive,
+    time::Duration,
+};
+
+use firedrill_abi::{ACTION_DELAY, ACTION_DROP, ALWAYS, MAX_PEERS, MAX_PORTS, Peer, PortRange, Rule};
+
+use super::Direction;
+
+/// The longest delay, jitter included. Longer ones are a `partition`.
+pub const MAX_DELAY: Duration = Duration::from_secs(60);
+
+/// Why a rule cannot be expressed.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum RuleError {
+    /// Too many peer networks.
+    #[error("{0} peer networks: a rule takes at most {MAX_PEERS}; use wider networks or several faults")]
+    TooManyPeers(usize),
+    /// Too many port ranges.
+    #[error("{0} port ranges, local and peer: a rule takes at most {MAX_PORTS}; use wider ranges or several faults")]
+    TooManyPorts(usize),
+    /// An empty range.
+    #[error("port range {0}-{1} is empty: write the lower port first")]
+    EmptyRange(u16, u16),
+    /// A prefix that does not fit.
+    #[error("{0}/{1}: the prefix of this address is at most {2}")]
+    Prefix(IpAddr, u8, u8),
+    /// A share outside 0 to 1.
+    #[error("a share of {0} is not between 0 and 1")]
+    Probability(String),
+    /// Too long.
+    #[error("a delay of {0:?} (jitter included) is longer than {MAX_DELAY:?}; use partition to stop traffic")]
+    TooLong(Duration),
+    /// Neither direction.
+    #[error("the rule applies to neither direction")]
+    NoDirection,
+    /// Ports for a protocol without.
+    #[error("ports need tcp or udp, and this rule is for icmp")]
+    PortsOfIcmp,
+    /// The kind of a rule in force cannot change.
+    #[error("a rule that drops cannot become one that delays, nor the reverse: remove it and add another")]
+    KindChanged,
+}
+
+/// A network of peers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cidr {
+    /// Any address in it.
+    pub address: IpAddr,
+    /// Bits that count: at most 32 for IPv4, 128 for IPv6.
+    pub prefix: u8,
+}
+
+/// Which packets by protocol.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Protocol {
+    /// All of IP; ARP and neighbour discovery always pass.
+    #[default]
+    Any,
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// ICMP and ICMPv6, but not neighbour discovery.
+    Icmp,
+}
+
+/// What to do with a packet that matches.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Action {
+    /// Drop it; the sender is not told.
+    Drop {
+        /// Share of the packets, 0 to 1.
+        probability: f64,
+    },
+    /// Hold it.
+    Delay {
+        /// How long.
+        delay: Duration,
+        /// Uniform, to both sides.
+        jitter: Duration,
+    },
+}
+
+/// A rule to add.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RuleSpec {
+    /// Only this interface; `None`: every interface that is attached, now or later.
+    pub ifindex: Option<u32>,
+    /// On what leaves.
+    pub egress: bool,
+    /// On what arrives.
+    pub ingress: bool,
+    /// Protocol.
+    pub protocol: Protocol,
+    /// Networks of the peer (destination at egress, source at ingress); empty: any.
+    pub peers: Vec<Cidr>,
+    /// Ports of this host; empty: any.
+    pub local_ports: Vec<RangeInclusive<u16>>,
+    /// Ports of the peer; empty: any.
+    pub peer_ports: Vec<RangeInclusive<u16>>,
+    /// Only packets of sockets with one of these tags; 0: any packet.
+    pub tags: u64,
+    /// What to do.
+    pub action: Action,
+    /// `CLOCK_MONOTONIC` time, nanoseconds, from which the kernel ignores the rule.
+    pub expires_ns: u64,
+}
+
+impl RuleSpec {
+    /// A rule for every packet that leaves through any attached interface.
+    pub fn egress(action: Action, expires_ns: u64) -> Self {
+        Self {
+            ifindex: None,
+            egress: true,
+            ingress: false,
+            protocol: Protocol::Any,
+            peers: Vec::new(),
+            local_ports: Vec::new(),
+            peer_ports: Vec::new(),
+            tags: 0,
+            action,
+            expires_ns,
+        }
+    }
+
+    /// Whether it applies at this hook.
+    pub fn applies(&self, ifindex: u32, direction: Direction) -> bool {
+        let this_way = match direction {
+            Direction::Egress => self.egress,
+            Direction::Ingress => self.ingress,
+        };
+        this_way && self.ifindex.is_none_or(|only| only == ifindex)
+    }
+
+    /// Whether it delays.
+    pub fn delays(&self) -> bool {
+        matches!(self.action, Action::Delay { .. })
+    }
+
+    /// As the kernel reads it.
+    ///
+    /// # Errors
+    /// It has too many conditions or impossible ones.
+    pub fn encode(&self) -> Result<Rule, RuleError> {
+        if !self.egress && !self.ingress {
+            return Err(RuleError::NoDirection);
+        }
+        if self.peers.len() > MAX_PEERS {
+            return Err(RuleError::TooManyPeers(self.peers.len()));
+        }
+        let n_ports = self.local_ports.len() + self.peer_ports.len();
+        if n_ports > MAX_PORTS {
+            return Err(RuleError::TooManyPorts(n_ports));
+        }
+        if n_ports > 0 && self.protocol == Protocol::Icmp {
+            return Err(RuleError::PortsOfIcmp);
+        }
+        let mut rule = Rule {
+            expires_ns: self.expires_ns,
+            tag_mask: self.tags,
+            protocol: self.protocol.number(),
+            n_peers: self.peers.len() as u32,
+            n_local_ports: self.local_ports.len() as u32,
+            n_peer_ports: self.peer_ports.len() as u32,
+            ..Rule::default()
+        };
+        set_action(&mut rule, self.action)?;
+        for (to, from) in rule.peers.iter_mut().zip(&self.peers) {
+            *to = peer(*from)?;
+        }
+        for (to, from) in rule.ports.iter_mut().zip(self.local_ports.iter().chain(&self.peer_ports)) {
+            let (first, last) = (*from.start(), *from.end());
+            if first > last {
+                return Err(RuleError::EmptyRange(first, last));
+            }
+            *to = PortRange { first, last };
+        }
+        Ok(rule)
+    }
+}
+
+impl Protocol {
+    fn number(self) -> u32 {
+        match self {
+            Self::Any => 0,
+            Self::Icmp => 1,
+            Self::Tcp => 6,
+            Self::Udp => 17,
+        }
+    }
+}
+
+/// Puts an action into an encoded rule.
+///
+/// # Errors
+/// Its numbers are out of range.
+pub fn set_action(rule: &mut Rule, action: Action) -> Result<(), RuleError> {
+    match action {
+        Action::Drop { probability } => {
+            rule.action = ACTION_DROP;
+            rule.threshold = threshold(probability)?;
+        }
+        Action::Delay { delay, jitter } => {
+            let longest = delay.saturating_add(jitter);
+            if longest > MAX_DELAY {
+                return Err(RuleError::TooLong(longest));
+            }
+            rule.action = ACTION_DELAY;
+            rule.threshold = ALWAYS;
+            rule.delay_ns = delay.as_nanos() as u64;
+            rule.jitter_ns = jitter.as_nanos() as u64;
+        }
+    }
+    Ok(())
+}
+
+fn threshold(probability: f64) -> Result<u32, RuleError> {
+    if !(0.0..=1.0).contains(&probability) {
+        return Err(RuleError::Probability(probability.to_string()));
+    }
+    // 2^32 times the share; only 1 itself reaches `ALWAYS`.
+    let threshold = probability * 4_294_967_296.0;
+    if probability >= 1.0 { Ok(ALWAYS) } else { Ok((threshold as u32).min(ALWAYS - 1)) }
+}
+
+fn peer(network: Cidr) -> Result<Peer, RuleError> {
+    let (octets, extra, width) = match network.address {
+        IpAddr::V4(v4) => (v4.to_ipv6_mapped().octets(), 96, Ipv4Addr::BITS as u8),
+        IpAddr::V6(v6) => (v6.octets(), 0, 128),
+    };
+    if network.prefix > width {
+        return Err(RuleError::Prefix(network.address, network.prefix, width));
+    }
+    let bits = u32::from(network.prefix) + extra;
+    let mask = if bits == 0 { 0 } else { u128::MAX << (128 - bits) };
+    let address = (u128::from_be_bytes(octets) & mask).to_be_bytes();
+    Ok(Peer { address: words(address), mask: words(mask.to_be_bytes()) })
+}
+
+/// Sixteen bytes in network order as the kernel programs read them: two words in native order.
+fn words(bytes: [u8; 16]) -> [u64; 2] {
+    let (low, high) = bytes.split_at(8);
+    [low, high].map(|half| {
+        let mut word = [0; 8];
+        word.copy_from_slice(half);
+        u64::from_ne_bytes(word)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn loss(probability: f64) -> RuleSpec {
+        RuleSpec::egress(Action::Drop { probability }, 1)
+    }
+
+    fn matches(peer: &Peer, address: &str) -> bool {
+        let octets = match address.parse().unwrap() {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+            IpAddr::V6(v6) => v6.octets(),
+        };
+        let address = words(octets);
+        (address[0] ^ peer.address[0]) & peer.mask[0] == 0 && (address[1] ^ peer.address[1]) & peer.mask[1] == 0
+    }
+
+    #[test]
+    fn a_network_matches_its_own_addresses_and_no_others() {
+        let of = |address: &str, prefix| peer(Cidr { address: address.parse().unwrap(), prefix }).unwrap();
+        let v4 = of("10.1.2.3", 24);
+        assert!(matches(&v4, "10.1.2.255"));
+        assert!(!matches(&v4, "10.1.3.0"));
+        assert!(!matches(&v4, "::"));
+        let v6 = of("2001:db8::1", 32);
+        assert!(matches(&v6, "2001:db8:ffff::"));
+        assert!(!matches(&v6, "2001:db9::"));
+        let all_v4 = of("1.2.3.4", 0);
+        assert!(matches(&all_v4, "255.255.255.255"));
+        assert!(!matches(&all_v4, "2001:db8::1"), "0.0.0.0/0 is all of IPv4, not of IPv6");
+        assert!(matches(&of("::", 0), "10.0.0.1"), "::/0 is everything");
+        assert!(!matches(&of("::1", 128), "::2"));
+    }
+
+    #[test]
+    fn shares_become_thresholds() {
+        assert_eq!(loss(1.0).encode().unwrap().threshold, ALWAYS);
+        assert_eq!(loss(0.0).encode().unwrap().threshold, 0);
+        assert_eq!(loss(0.5).encode().unwrap().threshold, 1 << 31);
+        assert!(loss(0.999_999_999_99).encode().unwrap().threshold < ALWAYS);
+        for wrong in [-0.1, 1.1, f64::NAN] {
+            assert!(matches!(loss(wrong).encode(), Err(RuleError::Probability(_))));
+        }
+    }
+
+    #[test]
+    fn conditions_beyond_the_limits_are_refused_with_the_limit() {
+        let cidr = Cidr { address: "10.0.0.0".parse().unwrap(), prefix: 8 };
+        let mut rule = loss(1.0);
+        rule.peers = vec![cidr; MAX_PEERS + 1];
+        assert_eq!(rule.encode(), Err(RuleError::TooManyPeers(9)));
+        rule.peers = vec![Cidr { prefix: 33, ..cidr }];
+        assert_eq!(rule.encode(), Err(RuleError::Prefix(cidr.address, 33, 32)));
+        rule.peers.clear();
+        rule.local_ports = vec![1..=2; 5];
+        rule.peer_ports = vec![1..=2; 4];
+        assert_eq!(rule.encode(), Err(RuleError::TooManyPorts(9)));
+        rule.peer_ports.clear();
+        rule.local_ports = vec![RangeInclusive::new(9, 8)];
+        assert_eq!(rule.encode(), Err(RuleError::EmptyRange(9, 8)));
+        rule.protocol = Protocol::Icmp;
+        assert_eq!(rule.encode(), Err(RuleError::PortsOfIcmp));
+        rule.egress = false;
+        assert_eq!(rule.encode(), Err(RuleError::NoDirection));
+    }
+
+    #[test]
+    fn local_ports_come_before_peer_ports() {
+        let mut rule = loss(1.0);
+        rule.local_ports = vec![80..=81];
+        rule.peer_ports = vec![1024..=65535];
+        let rule = rule.encode().unwrap();
+        assert_eq!((rule.n_local_ports, rule.n_peer_ports), (1, 1));
+        assert_eq!(rule.ports[0], PortRange { first: 80, last: 81 });
+        assert_eq!(rule.ports[1], PortRange { first: 1024, last: 65535 });
+    }
+
+    #[test]
+    fn a_delay_longer_than_a_minute_is_refused() {
+        let delay = Action::Delay { delay: Duration::from_secs(59), jitter: Duration::from_secs(2) };
+        assert_eq!(RuleSpec::egress(delay, 1).encode(), Err(RuleError::TooLong(Duration::from_secs(61))));
+    }
+
+    #[test]
+    fn a_rule_for_one_interface_leaves_the_others() {
+        let mut rule = loss(1.0);
+        assert!(rule.applies(3, Direction::Egress));
+        assert!(!rule.applies(3, Direction::Ingress));
+        rule.ifindex = Some(4);
+        assert!(!rule.applies(3, Direction::Egress));
+        assert!(rule.applies(4, Direction::Egress));
+    }
+}

@@ -1,0 +1,331 @@
+//! Tags: which sockets belong to a cgroup or a process that shares its network namespace with others.
+//!
+//! A tag is a bit in the storage of a socket. New sockets get it from a program at their cgroup, accepted ones inherit it,
+//! and those that exist when a fault begins get it from here, by their descriptors.
+//!
+//! Bits are not handed out twice: a socket keeps its bits for life, and a reused one would hit a stranger.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fs::{self, File},
+    io,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::MetadataExt,
+    },
+    path::Path,
+};
+
+use aya::{
+    Ebpf,
+    maps::{HashMap as BpfHashMap, MapData, MapError, SkStorage},
+    programs::{CgroupAttachMode, CgroupSock, links::FdLink},
+};
+use nix::poll::{PollFd, PollFlags, PollTimeout};
+
+use super::error::DataPlaneError;
+use crate::sys::sockets::{pidfd_getfd, pidfd_open, socket_domain};
+
+/// Tags of one data plane, over its life.
+const MAX_TAGS: u32 = u64::BITS;
+
+/// A tag; `mask` goes into [`super::RuleSpec::tags`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Tag(u32);
+
+impl Tag {
+    /// As a bit of a rule.
+    pub fn mask(self) -> u64 {
+        1 << self.0
+    }
+}
+
+/// What a scan of descriptors found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rescan {
+    /// IP sockets that got the tag now.
+    pub tagged: usize,
+    /// IP sockets that have it, in all.
+    pub sockets: usize,
+}
+
+#[derive(Debug, Default)]
+struct Holder {
+    cgroups: Vec<u64>,
+    processes: Vec<(u32, OwnedFd)>,
+    /// Inodes of the sockets that the last scan saw, so that the next one only opens new ones.
+    seen: HashSet<u64>,
+}
+
+/// The link of the tagging program at a cgroup, and how many tags need it.
+#[derive(Debug)]
+struct Attached {
+    link: FdLink,
+    users: usize,
+}
+
+/// The tags of a data plane.
+#[derive(Debug)]
+pub(super) struct Tags {
+    program: &'static str,
+    with_process: bool,
+    cgroup_tags: BpfHashMap<MapData, u64, u64>,
+    process_tags: BpfHashMap<MapData, u32, u64>,
+    socket_tags: SkStorage<MapData, u64>,
+    links: HashMap<u64, Attached>,
+    holders: HashMap<Tag, Holder>,
+    next: u32,
+}
+
+fn map_error(map: &'static str) -> impl Fn(MapError) -> DataPlaneError {
+    move |error| DataPlaneError::Map { map, reason: super::chain(&error) }
+}
+
+impl Tags {
+    pub(super) fn new(
+        cgroup_tags: BpfHashMap<MapData, u64, u64>,
+        process_tags: BpfHashMap<MapData, u32, u64>,
+        socket_tags: SkStorage<MapData, u64>,
+        program: &'static str,
+        with_process: bool,
+    ) -> Self {
+        Self {
+            program,
+            with_process,
+            cgroup_tags,
+            process_tags,
+            socket_tags,
+            links: HashMap::new(),
+            holders: HashMap::new(),
+            next: 0,
+        }
+    }
+
+    /// Whether new sockets can be tagged by process, not only by the scans.
+    pub(super) fn with_process(&self) -> bool {
+        self.with_process
+    }
+
+    pub(super) fn allocate(&mut self) -> Result<Tag, DataPlaneError> {
+        if self.next == MAX_TAGS {
+            return Err(DataPlaneError::Exhausted { what: "socket tags", limit: MAX_TAGS });
+        }
+        let tag = Tag(self.next);
+        self.next += 1;
+        self.holders.insert(tag, Holder::default());
+        Ok(tag)
+    }
+
+    /// Tags what is made from now on in a cgroup and those below it.
+    pub(super) fn add_cgroup(&mut self, bpf: &mut Ebpf, tag: Tag, path: &Path) -> Result<(), DataPlaneError> {
+        let id = self.attach(bpf, path)?;
+        let mask = self.cgroup_tags.get(&id, 0).unwrap_or(0) | tag.mask();
+        self.cgroup_tags.insert(id, mask, 0).map_err(map_error("CGROUP_TAGS"))?;
+        self.holders.entry(tag).or_default().cgroups.push(id);
+        Ok(())
+    }
+
+    /// Tags what a process makes from now on. `cgroup` is the directory of the cgroup that it is in.
+    pub(super) fn add_process(
+        &mut self,
+        bpf: &mut Ebpf,
+        tag: Tag,
+        pid: u32,
+        cgroup: &Path,
+    ) -> Result<(), DataPlaneError> {
+        let pidfd = pidfd_open(pid).map_err(|source| DataPlaneError::Process { pid, what: "pidfd_open", source })?;
+        if self.with_process {
+            let id = self.attach(bpf, cgroup)?;
+            self.holders.entry(tag).or_default().cgroups.push(id);
+            let mask = self.process_tags.get(&pid, 0).unwrap_or(0) | tag.mask();
+            self.process_tags.insert(pid, mask, 0).map_err(map_error("PROCESS_TAGS"))?;
+        }
+        self.holders.entry(tag).or_default().processes.push((pid, pidfd));
+        Ok(())
+    }
+
+    /// Tags the IP sockets that these processes have open.
+    pub(super) fn rescan(&mut self, tag: Tag, pids: &[u32]) -> Result<Rescan, DataPlaneError> {
+        self.forget_dead(tag)?;
+        let seen = self.holders.get_mut(&tag).map(|holder| std::mem::take(&mut holder.seen)).unwrap_or_default();
+        let mut found = HashSet::new();
+        let mut result = Rescan::default();
+        for pid in pids {
+            match self.scan_process(tag, *pid, &seen, &mut found) {
+                Ok(tagged) => result.tagged += tagged,
+                // It ended, or closed the socket, meanwhile.
+                Err(error) if matches!(error.raw_os_error(), Some(libc::ESRCH | libc::ENOENT)) => {}
+                Err(source) => {
+                    return Err(DataPlaneError::Process { pid: *pid, what: "reading its sockets", source });
+                }
+            }
+        }
+        result.sockets = found.len();
+        self.holders.entry(tag).or_default().seen = found;
+        Ok(result)
+    }
+
+    fn scan_process(&mut self, tag: Tag, pid: u32, seen: &HashSet<u64>, found: &mut HashSet<u64>) -> io::Result<usize> {
+        let pidfd = pidfd_open(pid)?;
+        let mut tagged = 0;
+        for (number, inode) in socket_descriptors(pid)? {
+            if found.contains(&inode) {
+                continue;
+            }
+            if seen.contains(&inode) {
+                found.insert(inode);
+                continue;
+            }
+            let socket = match pidfd_getfd(pidfd.as_fd(), number) {
+                Ok(socket) => socket,
+                Err(error) if error.raw_os_error() == Some(libc::EBADF) => continue,
+                Err(error) => return Err(error),
+            };
+            // Another socket may have the number by now; the tag goes to what we hold, so it must be the one we saw.
+            let file = File::from(socket);
+            if file.metadata()?.ino() != inode {
+                continue;
+            }
+            if !matches!(socket_domain(file.as_fd()), Ok(libc::AF_INET | libc::AF_INET6)) {
+                continue;
+            }
+            let mask = self.socket_tags.get(&file, 0).unwrap_or(0) | tag.mask();
+            self.socket_tags.insert(&file, mask, 0).map_err(|error| io::Error::other(super::chain(&error)))?;
+            found.insert(inode);
+            tagged += 1;
+        }
+        Ok(tagged)
+    }
+
+    /// A number that a dead process had may be another's soon.
+    fn forget_dead(&mut self, tag: Tag) -> Result<(), DataPlaneError> {
+        let Some(holder) = self.holders.get_mut(&tag) else {
+            return Ok(());
+        };
+        let mut dead = Vec::new();
+        holder.processes.retain(|(pid, pidfd)| {
+            let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+            let ended = matches!(nix::poll::poll(&mut fds, PollTimeout::ZERO), Ok(1));
+            if ended {
+                dead.push(*pid);
+            }
+            !ended
+        });
+        dead.into_iter().try_for_each(|pid| self.untag_process(tag, pid))
+    }
+
+    /// Ends a tag: nothing new gets it. Sockets that have it keep it, and no rule asks for it any more. Idempotent.
+    pub(super) fn release(&mut self, tag: Tag) -> Result<(), DataPlaneError> {
+        let Some(holder) = self.holders.remove(&tag) else {
+            return Ok(());
+        };
+        let mut result = Ok(());
+        for (pid, _) in holder.processes {
+            result = result.and(self.untag_process(tag, pid));
+        }
+        for id in holder.cgroups {
+            result = result.and(self.untag_cgroup(tag, id));
+            self.detach(id);
+        }
+        result
+    }
+
+    fn untag_process(&mut self, tag: Tag, pid: u32) -> Result<(), DataPlaneError> {
+        let Ok(mask) = self.process_tags.get(&pid, 0) else {
+            return Ok(());
+        };
+        match mask & !tag.mask() {
+            0 => self.process_tags.remove(&pid),
+            rest => self.process_tags.insert(pid, rest, 0),
+        }
+        .map_err(map_error("PROCESS_TAGS"))
+    }
+
+    fn untag_cgroup(&mut self, tag: Tag, id: u64) -> Result<(), DataPlaneError> {
+        let Ok(mask) = self.cgroup_tags.get(&id, 0) else {
+            return Ok(());
+        };
+        match mask & !tag.mask() {
+            0 => self.cgroup_tags.remove(&id),
+            rest => self.cgroup_tags.insert(id, rest, 0),
+        }
+        .map_err(map_error("CGROUP_TAGS"))
+    }
+
+    fn attach(&mut self, bpf: &mut Ebpf, path: &Path) -> Result<u64, DataPlaneError> {
+        let failed = |reason: String| DataPlaneError::Cgroup { path: path.display().to_string(), reason };
+        let directory = File::open(path).map_err(|error| failed(error.to_string()))?;
+        let id = directory.metadata().map_err(|error| failed(error.to_string()))?.ino();
+        if let Some(attached) = self.links.get_mut(&id) {
+            attached.users += 1;
+            return Ok(id);
+        }
+        let program: &mut CgroupSock = bpf
+            .program_mut(self.program)
+            .and_then(|program| program.try_into().ok())
+            .ok_or_else(|| failed(format!("the eBPF object has no program {}", self.program)))?;
+        let link = program
+            .attach(&directory, CgroupAttachMode::Single)
+            .and_then(|id| program.take_link(id))
+            .map_err(|error| failed(super::chain(&error)))?;
+        let link = FdLink::try_from(link).map_err(|error| failed(super::chain(&error)))?;
+        self.links.insert(id, Attached { link, users: 1 });
+        Ok(id)
+    }
+
+    fn detach(&mut self, id: u64) {
+        if let Some(attached) = self.links.get_mut(&id) {
+            attached.users -= 1;
+            if attached.users == 0 {
+                self.links.remove(&id);
+            }
+        }
+    }
+
+    /// The ids of the links at cgroups.
+    pub(super) fn link_ids(&self) -> Vec<u32> {
+        self.links.values().filter_map(|attached| attached.link.info().ok()).map(|info| info.id()).collect()
+    }
+}
+
+/// Descriptor numbers and inodes of a process's sockets.
+fn socket_descriptors(pid: u32) -> io::Result<Vec<(i32, u64)>> {
+    let mut sockets = Vec::new();
+    for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
+        let entry = entry?;
+        let Ok(target) = fs::read_link(entry.path()) else {
+            continue;
+        };
+        let number = entry.file_name().to_str().and_then(|name| name.parse().ok());
+        if let (Some(number), Some(inode)) = (number, target.to_str().and_then(socket_inode)) {
+            sockets.push((number, inode));
+        }
+    }
+    Ok(sockets)
+}
+
+/// The inode in `socket:[12345]`.
+fn socket_inode(link: &str) -> Option<u64> {
+    link.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_socket_links_have_an_inode() {
+        assert_eq!(socket_inode("socket:[12345]"), Some(12345));
+        assert_eq!(socket_inode("pipe:[12345]"), None);
+        assert_eq!(socket_inode("/tmp/socket:[1]"), None);
+        assert_eq!(socket_inode("socket:[]"), None);
+    }
+
+    #[test]
+    fn own_sockets_are_found_by_descriptor() {
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let number = std::os::fd::AsRawFd::as_raw_fd(&socket);
+        let sockets = socket_descriptors(std::process::id()).unwrap();
+        assert!(sockets.iter().any(|(found, _)| *found == number));
+    }
+}

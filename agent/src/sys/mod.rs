@@ -1,0 +1,6 @@
+//! The only unsafe code of the agent.
+pub mod bpf;
+pub mod clock;
+pub mod mmap;
+pub mod sockets;
+pub mod tun;

@@ -1,0 +1,62 @@
+//! The in-kernel programs of Firedrill.
+//!
+//! - `fdrill_egress`, `fdrill_ingress`: at an interface; drop or divert the packets that a rule matches.
+//! - `fdrill_reinject`: at the TAP of a delay line; sends what the agent writes back on its way.
+//! - `fdrill_tag_new`, `fdrill_tag_cg`: when a socket is made; tag those of a chosen cgroup (or process).
+//!
+//! A packet that no rule acts upon gets `TCX_NEXT`, so that programs after ours see it as if we were not there.
+#![no_std]
+#![no_main]
+#![deny(unsafe_op_in_unsafe_fn)]
+
+mod maps;
+mod packet;
+mod rules;
+mod skb;
+mod sockets;
+
+use aya_ebpf::{
+    macros::{cgroup_sock, classifier},
+    programs::{SockContext, TcContext},
+};
+use firedrill_abi::{STAGE_EGRESS, STAGE_INGRESS};
+
+/// What leaves through an interface.
+#[classifier]
+pub fn fdrill_egress(ctx: TcContext) -> i32 {
+    rules::run(ctx.skb.skb, STAGE_EGRESS)
+}
+
+/// What arrives through an interface.
+#[classifier]
+pub fn fdrill_ingress(ctx: TcContext) -> i32 {
+    rules::run(ctx.skb.skb, STAGE_INGRESS)
+}
+
+/// What the agent writes back to the TAP of a delay line.
+#[classifier]
+pub fn fdrill_reinject(ctx: TcContext) -> i32 {
+    rules::reinject(ctx.skb.skb)
+}
+
+/// A new socket of a process in a tagged cgroup, or of a tagged process.
+#[cgroup_sock(sock_create)]
+pub fn fdrill_tag_new(ctx: SockContext) -> i32 {
+    sockets::tag_new(ctx.sock, true)
+}
+
+/// The same without processes, for kernels that do not say here which process it is.
+#[cgroup_sock(sock_create)]
+pub fn fdrill_tag_cg(ctx: SockContext) -> i32 {
+    sockets::tag_new(ctx.sock, false)
+}
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo) -> ! {
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

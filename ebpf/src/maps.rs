@@ -1,0 +1,82 @@
+//! The maps, all written by the agent but for the counters and the sockets' tags.
+
+use aya_ebpf::{
+    Global,
+    bindings::{BPF_F_MMAPABLE, bpf_map_type::BPF_MAP_TYPE_SK_STORAGE},
+    macros::{btf_map, map},
+    maps::{Array, HashMap, PerCpuArray},
+};
+use firedrill_abi::{Counters, Interface, Line, MAX_INTERFACES, MAX_LINES, MAX_RULES, MAX_TAGGED, Rule};
+
+/// The rules.
+#[map]
+pub static RULES: Array<Rule> = Array::with_max_entries(MAX_RULES, 0);
+
+/// What each rule did.
+#[map]
+pub static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(MAX_RULES, 0);
+
+/// Interface index to the rules of its hooks.
+#[map]
+pub static INTERFACES: HashMap<u32, Interface> = HashMap::with_max_entries(MAX_INTERFACES, 0);
+
+/// The delay lines; mapped into the agent's memory.
+#[map]
+pub static LINES: Array<Line> = Array::with_max_entries(MAX_LINES, BPF_F_MMAPABLE);
+
+/// For each line, the packets that could not be given a header and passed undelayed.
+#[map]
+pub static REFUSED: PerCpuArray<u64> = PerCpuArray::with_max_entries(MAX_LINES, 0);
+
+/// Interface index of a TAP to the slot of its line.
+#[map]
+pub static TAPS: HashMap<u32, u32> = HashMap::with_max_entries(MAX_LINES, 0);
+
+/// Cgroup id to the tags of sockets that are made in it.
+#[map]
+pub static CGROUP_TAGS: HashMap<u64, u64> = HashMap::with_max_entries(MAX_TAGGED, 0);
+
+/// Process (thread group, as the initial PID namespace numbers it) to the tags of the sockets that it makes.
+#[map]
+pub static PROCESS_TAGS: HashMap<u32, u64> = HashMap::with_max_entries(MAX_TAGGED, 0);
+
+/// `BPF_F_NO_PREALLOC | BPF_F_CLONE`: a socket that is accepted inherits the tags of the listener.
+const SOCKET_TAGS_FLAGS: usize = 0x201;
+
+/// A socket storage map as BTF describes it. aya's own type lacks `BPF_F_CLONE`.
+#[repr(C)]
+pub struct SocketTags {
+    r#type: *const [i32; BPF_MAP_TYPE_SK_STORAGE as usize],
+    key: *const i32,
+    value: *const u64,
+    max_entries: *const [i32; 0],
+    map_flags: *const [i32; SOCKET_TAGS_FLAGS],
+}
+
+// SAFETY: the fields only carry types for BTF; the loader replaces the whole, and nothing reads them.
+unsafe impl Sync for SocketTags {}
+
+impl SocketTags {
+    /// The map, as helpers take it.
+    #[inline(always)]
+    pub fn as_ptr(&self) -> *mut core::ffi::c_void {
+        core::ptr::from_ref(self).cast_mut().cast()
+    }
+}
+
+/// The tags of a socket.
+#[btf_map]
+pub static SOCKET_TAGS: SocketTags = SocketTags {
+    r#type: core::ptr::null(),
+    key: core::ptr::null(),
+    value: core::ptr::null(),
+    max_entries: core::ptr::null(),
+    map_flags: core::ptr::null(),
+};
+
+/// Two random words that no other data plane has; set at load.
+#[unsafe(no_mangle)]
+pub static NONCE_0: Global<u64> = Global::new(0);
+/// The second of them.
+#[unsafe(no_mangle)]
+pub static NONCE_1: Global<u64> = Global::new(0);
