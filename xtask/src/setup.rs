@@ -71,6 +71,8 @@ pub struct Args {
 /// What can be installed together.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Group {
+    /// For the privileged tests and the demo's.
+    Tools,
     /// For `build-ebpf`.
     Ebpf,
     /// For the services tests.
@@ -82,6 +84,7 @@ pub enum Group {
 impl Group {
     fn needs(self) -> [&'static [Need]; 2] {
         let own = match self {
+            Self::Tools => &[],
             Self::Ebpf => EBPF,
             Self::Services => SERVICES,
             Self::Vm => VM,
@@ -162,7 +165,10 @@ fn install(packages: &[&str]) -> Result<()> {
         "missing: {} (Debian's names); there is no apt-get here to install them",
         packages.join(", ")
     );
-    println!("missing: {}", packages.join(", "));
+    println!(
+        "missing: {}; they are installed now (`cargo xtask test --no-install` skips instead)",
+        packages.join(", ")
+    );
     let policy = NoServiceStarts::new(Path::new("/usr/sbin/policy-rc.d"))
         .with_context(|| format!("cannot keep apt from starting services; run yourself: {command}"))?;
     run::checked(&mut root(&["apt-get", "-q", "update"])?)?;

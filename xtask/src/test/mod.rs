@@ -75,14 +75,15 @@ pub fn suites(args: &Args) -> Result<Outcome> {
     }
     if all || args.privileged {
         section("privileged tests");
-        sum += as_root("privileged tests", |right| binaries(&built, Suite::Privileged, right));
+        sum += with(setup::Group::Tools, install, "privileged tests", || {
+            as_root("privileged tests", |right| binaries(&built, Suite::Privileged, right))
+        });
     }
     if all || args.services {
         section("services tests");
-        sum += match setup::ensure(setup::Group::Services, install) {
-            Ok(()) => as_root("services tests", |right| binaries(&built, Suite::Services, right)),
-            Err(error) => Outcome::skip(format!("services tests: {error:#}")),
-        };
+        sum += with(setup::Group::Services, install, "services tests", || {
+            as_root("services tests", |right| binaries(&built, Suite::Services, right))
+        });
     }
     if all || args.demo {
         section("demo");
@@ -94,10 +95,7 @@ pub fn suites(args: &Args) -> Result<Outcome> {
     }
     if all || args.vm {
         section("VM tests");
-        sum += match setup::ensure(setup::Group::Vm, install) {
-            Ok(()) => virtual_machine(&built),
-            Err(error) => Outcome::skip(format!("VM tests: {error:#}")),
-        };
+        sum += with(setup::Group::Vm, install, "VM tests", || virtual_machine(&built));
     }
     Ok(sum)
 }
@@ -129,6 +127,14 @@ pub fn section(name: &str) {
 enum Right {
     Same,
     Sudo,
+}
+
+/// Runs a suite when what it needs is installed, or can be.
+fn with(group: setup::Group, install: bool, name: &str, suite: impl FnOnce() -> Outcome) -> Outcome {
+    match setup::ensure(group, install) {
+        Ok(()) => suite(),
+        Err(error) => Outcome::skip(format!("{name}: {error:#}")),
+    }
 }
 
 /// Runs a suite as root: as we are, or through sudo; skipped where there is neither.
