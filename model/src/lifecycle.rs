@@ -113,7 +113,8 @@ pub enum Effect {
 /// One step of a run's life at time `now`, counted from the run's beginning.
 pub fn step(plan: &RunPlan, state: State, input: Input, now: Duration) -> (State, Vec<Effect>) {
     // The deadline ends any phase before the revert. Reverting and recovery are bounded by themselves.
-    if matches!(state, State::Baseline | State::Acting { .. }) && matches!(input, Input::Tick) && now >= plan.deadline.0 {
+    if matches!(state, State::Baseline | State::Acting { .. }) && matches!(input, Input::Tick) && now >= plan.deadline.0
+    {
         return end_early(state, format!("its deadline of {} was reached", plan.deadline), false);
     }
     match (state, input) {
@@ -130,13 +131,13 @@ pub fn step(plan: &RunPlan, state: State, input: Input, now: Duration) -> (State
             end_early(state, why, false)
         }
         (state @ State::Acting { .. }, Input::InjectFailed(_, why)) => end_early(state, why, true),
-        (State::Acting { since, mut steps }, Input::Injected(i)) => {
+        (State::Acting { since, mut steps }, Input::Injected(i)) if steps.get(i) == Some(&StepState::Starting) => {
             let first = steps.iter().all(|s| matches!(s, StepState::Waiting | StepState::Starting));
             steps[i] = StepState::InForce(now + plan.steps[i].lasts.0);
             let effects = if first { vec![Effect::Enter(Phase::Hold)] } else { Vec::new() };
             (State::Acting { since, steps }, effects)
         }
-        (State::Acting { since, mut steps }, Input::StepReverted(i)) => {
+        (State::Acting { since, mut steps }, Input::StepReverted(i)) if steps.get(i) == Some(&StepState::Ending) => {
             steps[i] = StepState::Over;
             if steps.iter().all(|s| *s == StepState::Over) {
                 // All have ended by themselves; the engine still sweeps, so that nothing rests on bookkeeping.
@@ -159,7 +160,7 @@ pub fn step(plan: &RunPlan, state: State, input: Input, now: Duration) -> (State
         }
         (State::Closing, Input::Closed) => (State::Done, Vec::new()),
         // Anything else comes too late or too early to matter: a second Ctrl-C while reverting, a step's end that
-        // crosses an abort. Reverting goes on.
+        // crosses an abort, the same message twice. Reverting goes on.
         (state, _) => (state, Vec::new()),
     }
 }
@@ -181,19 +182,28 @@ fn advance(plan: &RunPlan, state: State, now: Duration) -> (State, Vec<Effect>) 
             _ => {}
         }
     }
-    let last = |s: &StepState| matches!(s, StepState::Ending | StepState::Over);
-    if steps.iter().all(last) && !effects.is_empty() {
+    if all_ending(&steps) && !effects.is_empty() {
         effects.insert(0, Effect::Enter(Phase::Revert));
     }
     (State::Acting { since, steps }, effects)
+}
+
+/// Whether nothing is left but to revert the last steps: the phase `revert` has begun.
+fn all_ending(steps: &[StepState]) -> bool {
+    steps.iter().all(|s| matches!(s, StepState::Ending | StepState::Over))
 }
 
 /// Ends a run before its time: faults are reverted first, then it is closed.
 fn end_early(state: State, why: String, invalid: bool) -> (State, Vec<Effect>) {
     let aborted = Effect::Aborted { why, invalid };
     match state {
-        State::Acting { .. } => {
-            (State::Reverting, vec![aborted, Effect::Enter(Phase::Revert), Effect::RevertAll])
+        State::Acting { steps, .. } => {
+            let mut effects = vec![aborted];
+            if !all_ending(&steps) {
+                effects.push(Effect::Enter(Phase::Revert));
+            }
+            effects.push(Effect::RevertAll);
+            (State::Reverting, effects)
         }
         _ => {
             let (state, mut effects) = close();

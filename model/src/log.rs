@@ -1,8 +1,8 @@
 //! A run, read back from its log. Judging and every report start here, and from nothing else.
 
+use crate::change::Change;
 use crate::event::{Event, Phase, Record, Sample};
 use crate::facts::{HostFacts, TargetFacts};
-use crate::change::Change;
 use crate::receipt::Receipt;
 use crate::run::RunPlan;
 use crate::verdict::{ExitCode, Judgement};
@@ -99,12 +99,13 @@ impl Run {
     /// # Errors
     /// When it does not begin with a started run, or a line other than the last is not an event.
     pub fn parse(text: &str) -> Result<Self, LogError> {
-        let lines: Vec<&str> = text.lines().filter(|l| !l.trim().is_empty()).collect();
+        let lines: Vec<(usize, &str)> = text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty()).collect();
+        let last = lines.last().map(|(i, _)| *i);
         let mut run = None;
-        for (i, line) in lines.iter().enumerate() {
+        for (i, line) in lines {
             let record: Record = match serde_json::from_str(line) {
                 Ok(record) => record,
-                Err(_) if i + 1 == lines.len() && !text.ends_with('\n') => break,
+                Err(_) if Some(i) == last && !text.ends_with('\n') => break,
                 Err(error) => return Err(LogError::Line { line: i + 1, why: error.to_string() }),
             };
             match &mut run {

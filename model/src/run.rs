@@ -3,8 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::fault::Fault;
 use crate::facts::Control;
+use crate::fault::Fault;
 use crate::file::Steady;
 use crate::target::TargetSpec;
 use crate::units::Span;

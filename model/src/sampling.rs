@@ -16,7 +16,8 @@ pub fn needed_for_share(p0: f64) -> Option<usize> {
     if p0 >= 1.0 {
         return Some(1);
     }
-    Some((ALPHA.ln() / (1.0 - p0).ln()).ceil() as usize)
+    // ln_1p, because 1 − p0 is 1 for a tiny share, whose samples would then come out as none at all.
+    Some((ALPHA.ln() / (-p0).ln_1p()).ceil() as usize)
 }
 
 /// Fewest samples after which the largest one is an upper bound of the `q` quantile with confidence 1 − α:
@@ -48,6 +49,8 @@ mod tests {
         assert_eq!(needed_for_share(0.005), Some(598));
         assert_eq!(needed_for_share(0.001), Some(2995));
         assert_eq!(needed_for_share(0.0), None);
+        assert!(needed_for_share(1e-300).expect("finite") > 1 << 60);
+        assert_eq!(needed_for_share(1.0), Some(1));
         assert_eq!(needed_for_quantile(0.95), 59);
         assert_eq!(needed_for_quantile(0.99), 299);
     }

@@ -70,7 +70,10 @@ impl TargetSpec {
         match keys.as_slice() {
             [] => Err("a target needs one of `cgroup`, `unit`, `pid`, `process`, `netns` or `interface`".into()),
             [_] | ["netns", "interface"] => Ok(()),
-            more => Err(format!("a target is one thing, but this names {}; only `netns` and `interface` go together", more.join(" and "))),
+            more => Err(format!(
+                "a target is one thing, but this names {}; only `netns` and `interface` go together",
+                more.join(" and ")
+            )),
         }?;
         if self.process.as_ref().is_some_and(|p| *p == ProcessSelector::default()) {
             return Err("`process` needs at least one of `exe`, `cmdline`, `user` or `listens_on`".into());

@@ -44,6 +44,9 @@ pub struct Cidr {
 pub struct UnitError(String);
 
 impl Span {
+    /// The longest that can be written: a year. Sums and products of a plan's durations cannot overflow then.
+    pub const LONGEST: Self = Self::from_secs(31_557_600);
+
     /// `n` milliseconds.
     pub const fn from_millis(n: u64) -> Self {
         Self(Duration::from_millis(n))
@@ -68,14 +71,20 @@ impl Span {
 impl FromStr for Span {
     type Err = UnitError;
     fn from_str(text: &str) -> Result<Self, UnitError> {
-        humantime::parse_duration(text.trim()).map(Self).map_err(|error| {
+        let parsed = humantime::parse_duration(text.trim()).map(Self).map_err(|error| {
             let hint = if text.trim().parse::<f64>().is_ok() {
                 format!("; a unit is missing: `{0}s` or `{0}ms`?", text.trim())
             } else {
                 String::from("; write it like `50ms`, `1s 500ms` or `2m`")
             };
             UnitError(format!("`{text}` is not a duration ({error}){hint}"))
-        })
+        })?;
+        if parsed > Self::LONGEST {
+            return Err(UnitError(format!(
+                "`{text}` is longer than a year, which is the longest that anything may take"
+            )));
+        }
+        Ok(parsed)
     }
 }
 
@@ -127,8 +136,10 @@ impl FromStr for Percent {
         let Some(number) = text.trim().strip_suffix('%') else {
             return Err(UnitError(format!("`{text}` is not a percentage: write it like `30%`")));
         };
-        let value: f64 =
-            number.trim().parse().map_err(|_| UnitError(format!("`{text}` is not a percentage: write it like `30%`")))?;
+        let value: f64 = number
+            .trim()
+            .parse()
+            .map_err(|_| UnitError(format!("`{text}` is not a percentage: write it like `30%`")))?;
         Self::new(value)
     }
 }
@@ -209,11 +220,7 @@ impl FromStr for Cidr {
 impl fmt::Display for Cidr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let width = if self.address.is_ipv4() { 32 } else { 128 };
-        if self.prefix == width {
-            write!(f, "{}", self.address)
-        } else {
-            write!(f, "{}/{}", self.address, self.prefix)
-        }
+        if self.prefix == width { write!(f, "{}", self.address) } else { write!(f, "{}/{}", self.address, self.prefix) }
     }
 }
 
@@ -258,9 +265,13 @@ macro_rules! as_text {
 as_text!(Span, "Duration", "a duration such as `50ms`, `1s 500ms` or `2m`", r"^[0-9]", |n| n.to_string().parse());
 as_text!(Percent, "Percent", "a percentage such as `30%`", r"^[0-9.]+ ?%$", |n| n.to_string().parse());
 as_text!(Ports, "Ports", "a port `5432` or a range `8000-8099`", r"^[0-9]+(-[0-9]+)?$", |n| n.to_string().parse());
-as_text!(Cidr, "Cidr", "an address or network such as `10.0.0.0/8` or `fd00::/8`", r"^[0-9a-fA-F.:]+(/[0-9]+)?$", |n| {
-    n.to_string().parse()
-});
+as_text!(
+    Cidr,
+    "Cidr",
+    "an address or network such as `10.0.0.0/8` or `fd00::/8`",
+    r"^[0-9a-fA-F.:]+(/[0-9]+)?$",
+    |n| { n.to_string().parse() }
+);
 
 #[cfg(test)]
 mod tests {
@@ -270,6 +281,8 @@ mod tests {
     fn a_duration_without_a_unit_is_refused_with_the_fix() {
         let error = "5".parse::<Span>().expect_err("no unit");
         assert!(error.to_string().contains("`5s` or `5ms`"), "{error}");
+        assert!("1year".parse::<Span>().is_ok());
+        assert!("2years".parse::<Span>().is_err());
     }
 
     #[test]

@@ -269,9 +269,7 @@ mod tests {
 
     #[test]
     fn only_held_exits_with_0() {
-        for verdict in
-            [Verdict::Degraded, Verdict::Broken, Verdict::Inconclusive, Verdict::Invalid, Verdict::Aborted]
-        {
+        for verdict in [Verdict::Degraded, Verdict::Broken, Verdict::Inconclusive, Verdict::Invalid, Verdict::Aborted] {
             assert_ne!(ExitCode::of(verdict), ExitCode::Held);
         }
         assert_eq!(ExitCode::of(Verdict::Held), ExitCode::Held);

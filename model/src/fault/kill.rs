@@ -68,24 +68,30 @@ impl FaultKind for Kill {
     fn plan(&self, facts: &FactsSnapshot) -> Result<Plan, PlanError> {
         let target = &facts.target;
         let victim = match (target.kind, &target.cgroup, &target.unit) {
-            (TargetKind::Unit, Some(cgroup), Some(unit)) => {
-                Victim::Unit { unit: unit.name.clone(), cgroup: cgroup.clone() }
-            }
-            (TargetKind::Cgroup, Some(cgroup), _) => Victim::Cgroup(cgroup.clone()),
-            (TargetKind::Process, ..) => Victim::Processes { processes: target.processes.clone() },
-            _ => {
+            (TargetKind::Netns | TargetKind::Interface, ..) => {
                 return Err(PlanError::new(
                     "kill",
                     facts,
                     "only processes can be killed: name a unit, cgroup, pid or process",
                 ));
             }
+            _ if target.processes.is_empty() => {
+                return Err(PlanError::new("kill", facts, "no process runs in it; start it first"));
+            }
+            (TargetKind::Unit, Some(cgroup), Some(unit)) => {
+                Victim::Unit { unit: unit.name.clone(), cgroup: cgroup.clone() }
+            }
+            (TargetKind::Cgroup, Some(cgroup), _) => Victim::Cgroup(cgroup.clone()),
+            (TargetKind::Unit | TargetKind::Cgroup, ..) => {
+                return Err(PlanError::new("kill", facts, "its control group is unknown, and so are its processes"));
+            }
+            (TargetKind::Process, ..) => Victim::Processes { processes: target.processes.clone() },
         };
-        if target.processes.is_empty() {
-            return Err(PlanError::new("kill", facts, "no process runs in it; start it first"));
-        }
         let change = Change::Kill { victim, signal: self.signal.number(), keep: self.keep };
-        Ok(Plan { changes: vec![change], notes: vec!["a kill cannot be undone: a supervisor must bring it back".into()] })
+        Ok(Plan {
+            changes: vec![change],
+            notes: vec!["a kill cannot be undone: a supervisor must bring it back".into()],
+        })
     }
 
     fn read(&self, measured: &[Measured]) -> Reading {

@@ -74,13 +74,20 @@ impl FaultKind for Latency {
     }
 
     fn read(&self, measured: &[Measured]) -> Reading {
-        let sum = network::total(measured);
+        let Some(sum) = network::total(measured) else { return network::unmeasured("delay") };
         let requested =
             if self.jitter.0.is_zero() { self.delay.to_string() } else { format!("{} ± {}", self.delay, self.jitter) };
         let ms = |ns: u64| format!("{:.2} ms", ns as f64 / 1e6);
         let (effect, says, applied) = match (sum.matched, sum.applied.count) {
             (0, _) => (Effect::ArmedNoTraffic, "in force, but no packet came by".to_owned(), "-".to_owned()),
             (matched, 0) => (Effect::None, format!("{matched} packets matched, none came out delayed"), "-".into()),
+            (matched, _) if sum.bypassed > matched / 2 => {
+                let says = format!(
+                    "{} of {matched} packets were let through undelayed: more than the delay line takes",
+                    sum.bypassed
+                );
+                (Effect::None, says, "-".into())
+            }
             (matched, n) => {
                 let mean = ms(sum.applied.sum_ns / n);
                 (

@@ -57,7 +57,7 @@ impl FaultKind for Loss {
     }
 
     fn read(&self, measured: &[Measured]) -> Reading {
-        let sum = network::total(measured);
+        let Some(sum) = network::total(measured) else { return network::unmeasured("loss") };
         let share = 100.0 * sum.dropped as f64 / sum.matched.max(1) as f64;
         // So few packets that even a working fault may well have dropped none: not proven, and not disproven.
         let none_expected = (1.0 - self.percent.fraction()).powf(sum.matched as f64) > 0.05;
@@ -67,9 +67,7 @@ impl FaultKind for Loss {
                 (Effect::ArmedNoTraffic, format!("{matched} packets came by, too few for one to be dropped"))
             }
             (matched, 0) => (Effect::None, format!("{matched} packets matched, none was dropped")),
-            (matched, dropped) => {
-                (Effect::Effective, format!("{dropped} of {matched} packets dropped ({share:.1} %)"))
-            }
+            (matched, dropped) => (Effect::Effective, format!("{dropped} of {matched} packets dropped ({share:.1} %)")),
         };
         let applied =
             if sum.matched == 0 { "-".to_owned() } else { format!("{share:.1}% ({} of {})", sum.dropped, sum.matched) };

@@ -11,8 +11,11 @@ mod partition;
 mod pause;
 mod stop;
 
+use std::fmt;
+
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::de::{self, IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::change::Plan;
 use crate::facts::FactsSnapshot;
@@ -73,7 +76,7 @@ impl PlanError {
 macro_rules! faults {
     ($( $(#[doc = $summary:literal])+ $name:literal => $variant:ident($params:ty), )+) => {
         /// A fault with its parameters, as experiment files write it: `{latency: {delay: 100ms}}`.
-        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+        #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
         pub enum Fault {
             $( $(#[doc = $summary])+ #[serde(rename = $name)] $variant($params), )+
         }
@@ -89,6 +92,19 @@ macro_rules! faults {
 
             fn kind(&self) -> &dyn FaultKind {
                 match self { $( Self::$variant(params) => params, )+ }
+            }
+
+            /// Reads the parameters of the fault `name`.
+            fn parameters<'de, A: MapAccess<'de>>(name: &str, map: &mut A) -> Result<Self, A::Error> {
+                match name {
+                    $( $name => map.next_value().map(Self::$variant), )+
+                    other => {
+                        const NAMES: &[&str] = &[$( $name ),+];
+                        // The value is read so that the parser knows where this is.
+                        let _: IgnoredAny = map.next_value()?;
+                        Err(de::Error::unknown_variant(other, NAMES))
+                    }
+                }
             }
 
             /// The JSON Schema of a fault's parameters; `None` when there is no such fault.
@@ -112,6 +128,39 @@ faults! {
     "stop" => Stop(stop::Stop),
     /// Freeze processes, and thaw them at the end
     "pause" => Pause(pause::Pause),
+}
+
+// By hand, because the derived one answers `- stop` and two faults in one item with the parser's own words, at the
+// place of whatever comes next.
+impl<'de> Deserialize<'de> for Fault {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct OneKey;
+        impl<'de> Visitor<'de> for OneKey {
+            type Value = Fault;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a fault with its parameters, such as `{latency: {delay: 100ms}}`")
+            }
+            fn visit_str<E: de::Error>(self, name: &str) -> Result<Fault, E> {
+                Err(E::custom(format!(
+                    "a fault needs its parameters, even when there are none: write `{{{name}: {{}}}}`"
+                )))
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fault, A::Error> {
+                let name: String = map.next_key()?.ok_or_else(|| de::Error::custom("there is no fault in here"))?;
+                let fault = Fault::parameters(&name, &mut map)?;
+                match map.next_key::<String>()? {
+                    None => Ok(fault),
+                    Some(second) => {
+                        let _: IgnoredAny = map.next_value()?;
+                        Err(de::Error::custom(format!(
+                            "`{name}` and `{second}` stand in one item: write `[{{{name}: ..}}, {{{second}: ..}}]`"
+                        )))
+                    }
+                }
+            }
+        }
+        deserializer.deserialize_any(OneKey)
+    }
 }
 
 impl Fault {

@@ -3,10 +3,10 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::PlanError;
+use super::{PlanError, Reading};
 use crate::change::{Action, Change, Filter, Plan, Protocol, Rule, SocketOwner, Way};
 use crate::facts::{FactsSnapshot, Interface, NetnsFacts, TargetKind};
-use crate::receipt::{Measured, PacketCount};
+use crate::receipt::{Effect, Measured, PacketCount, ReceiptLine};
 use crate::units::{Cidr, Ports};
 
 /// The most networks and port ranges that one fault's filter takes (a limit of the in-kernel rule).
@@ -48,12 +48,7 @@ impl Direction {
 }
 
 /// Builds the filter from a fault's parameters.
-pub fn filter(
-    protocol: Option<Protocol>,
-    peers: &[Cidr],
-    local_ports: &[Ports],
-    peer_ports: &[Ports],
-) -> Filter {
+pub fn filter(protocol: Option<Protocol>, peers: &[Cidr], local_ports: &[Ports], peer_ports: &[Ports]) -> Filter {
     Filter { protocol, peers: peers.to_vec(), local_ports: local_ports.to_vec(), peer_ports: peer_ports.to_vec() }
 }
 
@@ -63,7 +58,10 @@ pub fn filter(
 /// Too many networks or ports for one rule, or ports of a protocol without ports.
 pub fn check(filter: &Filter) -> Result<(), String> {
     if filter.peers.len() > MOST_PEERS {
-        return Err(format!("{} peers; one fault takes {MOST_PEERS}: use larger networks or two faults", filter.peers.len()));
+        return Err(format!(
+            "{} peers; one fault takes {MOST_PEERS}: use larger networks or two faults",
+            filter.peers.len()
+        ));
     }
     let ports = filter.local_ports.len().max(filter.peer_ports.len());
     if ports > MOST_PORTS {
@@ -94,9 +92,13 @@ pub fn plan(
 ) -> Result<Plan, PlanError> {
     let target = &facts.target;
     let Some(NetnsFacts { netns, interfaces }) = &target.netns else {
-        return Err(PlanError::new(fault, facts, "it has no running process, so its network is unknown; start it first"));
+        return Err(PlanError::new(
+            fault,
+            facts,
+            "it has no running process, so its network is unknown; start it first",
+        ));
     };
-    let sockets = owner(facts);
+    let sockets = owner(fault, facts)?;
     if sockets.is_none() && netns.inode == facts.host.netns && target.kind == TargetKind::Netns {
         return Err(PlanError::new(
             fault,
@@ -110,21 +112,15 @@ pub fn plan(
     let delays = matches!(action, Action::Delay { .. });
     let ways = direction.ways();
     let mut plan = Plan::default();
-    if delays {
-        let (usable, bare): (Vec<_>, Vec<_>) = interfaces.iter().partition(|i| i.ethernet);
-        if usable.is_empty() {
-            let names: Vec<_> = bare.iter().map(|i| i.name.as_str()).collect();
-            return Err(PlanError::new(
-                fault,
-                facts,
-                format!("{} has no Ethernet header, which the delay line needs", names.join(", ")),
-            ));
-        }
-        for interface in bare {
-            plan.notes.push(format!("{} has no Ethernet header: its packets are not delayed", interface.name));
-        }
+    let (covered, bare): (Vec<&Interface>, Vec<&Interface>) = interfaces.iter().partition(|i| i.ethernet);
+    if covered.is_empty() {
+        let names: Vec<_> = bare.iter().map(|i| i.name.as_str()).collect();
+        let why = format!("{} has no Ethernet header, which packet faults need", names.join(", "));
+        return Err(PlanError::new(fault, facts, why));
     }
-    let covered: Vec<&Interface> = interfaces.iter().filter(|i| !delays || i.ethernet).collect();
+    for interface in bare {
+        plan.notes.push(format!("{} has no Ethernet header: its packets are left alone", interface.name));
+    }
 
     if let Some(owner) = &sockets {
         plan.changes.push(Change::Tag { netns: netns.clone(), sockets: owner.clone() });
@@ -142,6 +138,11 @@ pub fn plan(
     }
     for interface in &covered {
         for way in &ways {
+            plan.changes.push(Change::Attach {
+                netns: netns.clone(),
+                interface: (*interface).clone(),
+                direction: *way,
+            });
             if delays {
                 plan.changes.push(Change::DelayLine {
                     netns: netns.clone(),
@@ -149,11 +150,6 @@ pub fn plan(
                     direction: *way,
                 });
             }
-            plan.changes.push(Change::Attach {
-                netns: netns.clone(),
-                interface: (*interface).clone(),
-                direction: *way,
-            });
         }
     }
     match sockets {
@@ -176,18 +172,43 @@ pub fn plan(
 }
 
 /// Whose sockets the fault is about; `None` for whole namespaces and interfaces.
-fn owner(facts: &FactsSnapshot) -> Option<SocketOwner> {
+///
+/// # Errors
+/// When the owner is unknown: without it the fault would act on everything in the namespace.
+fn owner(fault: &'static str, facts: &FactsSnapshot) -> Result<Option<SocketOwner>, PlanError> {
     let target = &facts.target;
     match target.kind {
-        TargetKind::Netns | TargetKind::Interface => None,
-        TargetKind::Cgroup | TargetKind::Unit => target.cgroup.clone().map(SocketOwner::Cgroup),
-        TargetKind::Process => Some(SocketOwner::Processes(target.processes.clone())),
+        TargetKind::Netns | TargetKind::Interface => Ok(None),
+        TargetKind::Cgroup | TargetKind::Unit => match &target.cgroup {
+            Some(cgroup) => Ok(Some(SocketOwner::Cgroup(cgroup.clone()))),
+            None => Err(PlanError::new(
+                fault,
+                facts,
+                "it has no control group, so its packets cannot be told apart; start it first",
+            )),
+        },
+        TargetKind::Process if target.processes.is_empty() => {
+            Err(PlanError::new(fault, facts, "no process runs in it; start it first"))
+        }
+        TargetKind::Process => Ok(Some(SocketOwner::Processes(target.processes.clone()))),
     }
 }
 
-/// Adds up the packet counters of a fault's rules.
-pub fn total(measured: &[Measured]) -> PacketCount {
+/// The reading when no rule gave any counters: nothing shows that the fault was in force at all.
+pub fn unmeasured(what: &str) -> Reading {
+    Reading {
+        effect: Effect::None,
+        says: "no counters were read, so nothing shows that it was in force".into(),
+        lines: vec![ReceiptLine::new(what, "-", "not measured")],
+    }
+}
+
+/// Adds up the packet counters of a fault's rules; `None` when there are none.
+pub fn total(measured: &[Measured]) -> Option<PacketCount> {
     let mut sum = PacketCount::default();
+    if !measured.iter().any(|m| matches!(m, Measured::Packets(_))) {
+        return None;
+    }
     for count in measured.iter().filter_map(|m| if let Measured::Packets(count) = m { Some(count) } else { None }) {
         sum.matched += count.matched;
         sum.dropped += count.dropped;
@@ -208,5 +229,5 @@ pub fn total(measured: &[Measured]) -> PacketCount {
             }
         }
     }
-    sum
+    Some(sum)
 }

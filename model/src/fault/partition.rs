@@ -59,7 +59,7 @@ impl FaultKind for Partition {
     }
 
     fn read(&self, measured: &[Measured]) -> Reading {
-        let sum = network::total(measured);
+        let Some(sum) = network::total(measured) else { return network::unmeasured("packets") };
         let (effect, says) = match (sum.matched, sum.dropped) {
             (0, _) => (Effect::ArmedNoTraffic, "in force, but no packet came by".to_owned()),
             (matched, dropped) if matched == dropped => (Effect::Effective, format!("all {dropped} packets dropped")),

@@ -25,20 +25,23 @@ impl FaultKind for Pause {
 
     fn plan(&self, facts: &FactsSnapshot) -> Result<Plan, PlanError> {
         let target = &facts.target;
-        if target.processes.is_empty() {
-            return Err(PlanError::new("pause", facts, "no process runs in it; start it first"));
-        }
-        let changes = match (target.kind, &target.cgroup) {
-            (TargetKind::Cgroup | TargetKind::Unit, Some(cgroup)) => vec![Change::Freeze { cgroup: cgroup.clone() }],
-            (TargetKind::Process, _) => {
-                target.processes.iter().map(|process| Change::Suspend { process: process.clone() }).collect()
-            }
-            _ => {
+        let changes: Vec<Change> = match (target.kind, &target.cgroup) {
+            (TargetKind::Netns | TargetKind::Interface, _) => {
                 return Err(PlanError::new(
                     "pause",
                     facts,
                     "only processes can be paused: name a unit, cgroup, pid or process",
                 ));
+            }
+            _ if target.processes.is_empty() => {
+                return Err(PlanError::new("pause", facts, "no process runs in it; start it first"));
+            }
+            (TargetKind::Cgroup | TargetKind::Unit, Some(cgroup)) => vec![Change::Freeze { cgroup: cgroup.clone() }],
+            (TargetKind::Cgroup | TargetKind::Unit, None) => {
+                return Err(PlanError::new("pause", facts, "it has no control group (v2) that could be frozen"));
+            }
+            (TargetKind::Process, _) => {
+                target.processes.iter().map(|process| Change::Suspend { process: process.clone() }).collect()
             }
         };
         Ok(Plan { changes, notes: Vec::new() })

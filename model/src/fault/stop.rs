@@ -63,7 +63,9 @@ impl FaultKind for Stop {
 pub(super) fn read_states(word: &str, measured: &[Measured]) -> Reading {
     let states: Vec<_> = measured
         .iter()
-        .filter_map(|m| if let Measured::State { in_force, seen, held } = m { Some((*in_force, seen, *held)) } else { None })
+        .filter_map(|m| {
+            if let Measured::State { in_force, seen, held } = m { Some((*in_force, seen, *held)) } else { None }
+        })
         .collect();
     let held = states.iter().map(|s| s.2).min().unwrap_or_default();
     let in_force = states.iter().filter(|s| s.0).count();

@@ -3,11 +3,11 @@
 use std::fmt;
 
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{self, MapAccess, Visitor};
+use serde::de::{self, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::diagnostic::{Diagnostic, Place};
-use super::suggest::did_you_mean;
+use super::explain::explain;
 use super::{Experiment, GameDay, System};
 
 /// One document of a file.
@@ -16,7 +16,7 @@ pub enum Document {
     /// `kind: System`
     System(System),
     /// `kind: Experiment`
-    Experiment(Experiment),
+    Experiment(Box<Experiment>),
     /// `kind: GameDay`
     GameDay(GameDay),
 }
@@ -49,10 +49,27 @@ impl Document {
 /// # Errors
 /// The first thing that is not YAML or does not fit its kind, with its place and a way to mend it.
 pub fn parse(file: &str, text: &str) -> Result<Vec<Document>, Box<Diagnostic>> {
-    serde_saphyr::from_multiple::<Document>(text).map_err(|error| {
+    let options = serde_saphyr::options! {
+        // Far above any file that a person writes, and low enough that a file made to exhaust memory or the
+        // stack is refused within milliseconds.
+        budget: serde_saphyr::budget! {
+            max_events: 200_000,
+            max_nodes: 100_000,
+            max_depth: 32,
+            flow_nesting_limit: 32,
+            max_aliases: 1_000,
+            max_anchors: 1_000,
+            max_recorded_anchor_events: 100_000,
+            max_merge_keys: 1_000,
+            max_total_scalar_bytes: 4 * 1024 * 1024,
+        },
+        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: 50_000, max_replay_stack_depth: 8 },
+        // As in YAML 1.2: `on` and `yes` are texts, which `json: {/state: on}` relies on.
+        strict_booleans: true,
+    };
+    serde_saphyr::from_multiple_with_options::<Document>(text, options).map_err(|error| {
         let place = error.location().map(Place::from_location).unwrap_or_default();
-        let message = plain(&error);
-        let help = help_for(&message);
+        let (message, help) = explain(&error);
         Box::new(Diagnostic::new(file, text, place, message, help))
     })
 }
@@ -67,31 +84,28 @@ pub fn schema(kind: &str) -> Option<schemars::Schema> {
     }
 }
 
-/// The parser's message without its own rendering of the place, which the diagnostic shows anyway.
-fn plain(error: &serde_saphyr::Error) -> String {
-    let text = error.without_snippet().to_string();
-    let text = text.split(" at line ").next().unwrap_or(&text);
-    text.trim_start_matches("error: ").trim_end_matches([',', ' ', ':']).to_owned()
-}
+/// The value of a first key that is not `kind`. Refusing it, rather than the document, tells the place.
+enum NoKind {}
 
-/// Finds the name that was meant, from serde's list of what it expected.
-fn help_for(message: &str) -> Option<String> {
-    let names = |part: &str| -> Vec<String> {
-        part.split('`').skip(1).step_by(2).map(str::to_owned).collect()
-    };
-    let (wrong, expected) = message.split_once("expected")?;
-    if !wrong.starts_with("unknown ") {
-        return None;
+impl<'de> Deserialize<'de> for NoKind {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        IgnoredAny::deserialize(deserializer)?;
+        Err(de::Error::custom(
+            "a document begins with its kind: make `kind: System`, `kind: Experiment` or `kind: GameDay` its first line",
+        ))
     }
-    let wrong = names(wrong).into_iter().next()?;
-    let expected = names(expected);
-    Some(did_you_mean(&wrong, expected.iter().map(String::as_str)))
 }
 
 // By hand, because serde's `tag = "kind"` would buffer the document and lose every place in it: `kind` comes
 // first, and the rest of the very same mapping is then read as that kind.
 impl<'de> Deserialize<'de> for Document {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        enum Kind {
+            System,
+            Experiment,
+            GameDay,
+        }
         struct ByKind;
         impl<'de> Visitor<'de> for ByKind {
             type Value = Document;
@@ -101,18 +115,14 @@ impl<'de> Deserialize<'de> for Document {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Document, A::Error> {
                 let first: Option<String> = map.next_key()?;
                 if first.as_deref() != Some("kind") {
-                    return Err(de::Error::custom(
-                        "a document begins with its kind: make `kind: System`, `kind: Experiment` or `kind: GameDay` its \
-                         first line",
-                    ));
+                    return map.next_value().map(|never: NoKind| match never {});
                 }
-                let kind: String = map.next_value()?;
+                let kind: Kind = map.next_value()?;
                 let rest = MapAccessDeserializer::new(map);
-                match kind.as_str() {
-                    "System" => System::deserialize(rest).map(Document::System),
-                    "Experiment" => Experiment::deserialize(rest).map(Document::Experiment),
-                    "GameDay" => GameDay::deserialize(rest).map(Document::GameDay),
-                    other => Err(de::Error::unknown_variant(other, KINDS)),
+                match kind {
+                    Kind::System => System::deserialize(rest).map(Document::System),
+                    Kind::Experiment => Experiment::deserialize(rest).map(|e| Document::Experiment(Box::new(e))),
+                    Kind::GameDay => GameDay::deserialize(rest).map(Document::GameDay),
                 }
             }
         }

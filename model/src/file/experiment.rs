@@ -29,7 +29,8 @@ pub struct Experiment {
     pub system: Option<Spanned<String>>,
     /// How long the steady state is observed first: auto, or a duration
     #[serde(default)]
-    pub baseline: Baseline,
+    #[schemars(with = "Option<Baseline>")]
+    pub baseline: Option<Spanned<Baseline>>,
     /// Named choices of replicas, made once at the start from the seed
     #[serde(default)]
     pub pick: BTreeMap<String, Pick>,
@@ -44,7 +45,8 @@ pub struct Experiment {
     pub abort: Vec<AbortRule>,
     /// The longest that the whole run may take; made from the rest when left out
     #[serde(default)]
-    pub deadline: Option<Span>,
+    #[schemars(with = "Option<Span>")]
+    pub deadline: Option<Spanned<Span>>,
     /// Seed of every random choice; drawn and recorded when left out
     #[serde(default)]
     pub seed: Option<u64>,

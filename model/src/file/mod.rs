@@ -5,6 +5,7 @@
 mod diagnostic;
 mod document;
 mod experiment;
+mod explain;
 mod gameday;
 mod probe;
 mod suggest;

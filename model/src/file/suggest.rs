@@ -2,6 +2,10 @@
 
 /// The known name that is nearest to `wrong`, if one is near enough to be a likely slip.
 pub fn closest<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    // No name of a person's making is longer, and the distance takes quadratic time.
+    if wrong.len() > 200 {
+        return None;
+    }
     let most = (wrong.chars().count() / 3).max(1);
     known
         .into_iter()
@@ -21,20 +25,25 @@ pub fn did_you_mean<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -
     }
 }
 
-/// Levenshtein's edit distance.
+/// Edit distance: insertions, deletions, substitutions and swaps of neighbours count one each (optimal string
+/// alignment), for a swap is the commonest slip.
 fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, ca) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, cb) in b.iter().enumerate() {
-            let cost = diagonal + usize::from(ca != *cb);
-            diagonal = row[j + 1];
-            row[j + 1] = cost.min(row[j] + 1).min(diagonal + 1);
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    let mut before: Vec<usize> = Vec::new();
+    let mut above: Vec<usize> = (0..=b.len()).collect();
+    for i in 1..=a.len() {
+        let mut row = vec![i];
+        for j in 1..=b.len() {
+            let substituted = above[j - 1] + usize::from(a[i - 1] != b[j - 1]);
+            let mut least = substituted.min(above[j] + 1).min(row[j - 1] + 1);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                least = least.min(before[j - 2] + 1);
+            }
+            row.push(least);
         }
+        before = std::mem::replace(&mut above, row);
     }
-    row[b.len()]
+    above[b.len()]
 }
 
 #[cfg(test)]
@@ -44,6 +53,8 @@ mod tests {
     #[test]
     fn a_slip_of_the_finger_finds_the_name_that_was_meant() {
         assert_eq!(closest("dealy", ["delay", "jitter"]), Some("delay"));
+        assert_eq!(closest("teh", ["the", "then"]), Some("the"));
+        assert_eq!(distance("kitten", "sitting"), 3);
         assert_eq!(closest("web", ["web-1", "store"]), Some("web-1"));
         assert_eq!(closest("zebra", ["delay", "jitter"]), None);
     }

@@ -2,19 +2,18 @@
 //! that can be known to be wrong before a host is touched said at its place.
 
 mod probes;
+mod steps;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::fault::Fault;
 use crate::file::{
-    Baseline, Check, Component, Diagnostic, Document, Experiment, GameDay, Pick, Place, Spanned, Step, System, did_you_mean,
-    parse,
+    Baseline, Check, Diagnostic, Document, Experiment, GameDay, Place, Spanned, System, did_you_mean, parse,
 };
-use crate::pick;
-use crate::run::{AbortPlan, ComponentPlan, PickPlan, ProbePlan, RunPlan, SETTLE, StepPlan, TargetPlan};
+use crate::run::{AbortPlan, ComponentPlan, ProbePlan, RunPlan, StepPlan, TargetPlan};
 use crate::sampling;
-use crate::target::{StepTarget, TargetSpec};
+use crate::target::TargetSpec;
 use crate::units::Span;
 
 /// All documents that are looked at together: of the files given, or of a folder.
@@ -162,7 +161,13 @@ impl Library {
         let names = self.experiments(None);
         let help = did_you_mean(experiment, names.iter().map(String::as_str));
         let file = self.sources.first().map_or("-", |s| s.file.as_str());
-        Err(vec![Diagnostic::new(file, "", Place::default(), format!("there is no experiment `{experiment}`"), Some(help))])
+        Err(vec![Diagnostic::new(
+            file,
+            "",
+            Place::default(),
+            format!("there is no experiment `{experiment}`"),
+            Some(help),
+        )])
     }
 
     fn system_of<'a>(&'a self, site: &mut Site<'_>, experiment: &Experiment) -> Option<(&'a Source, &'a System)> {
@@ -199,14 +204,23 @@ impl Library {
         }
     }
 
-    fn lower_one(&self, source: &Source, experiment: &Experiment, choices: &Choices<'_>) -> Result<Lowered, Vec<Diagnostic>> {
+    fn lower_one(
+        &self,
+        source: &Source,
+        experiment: &Experiment,
+        choices: &Choices<'_>,
+    ) -> Result<Lowered, Vec<Diagnostic>> {
         let mut site = Site::new(source);
         let Some((system_source, system)) = self.system_of(&mut site, experiment) else { return Err(site.found) };
         let mut system_site = Site::new(system_source);
         let (components, probes, checks) = lower_system(&mut system_site, system, choices);
         let seed = if choices.force_seed { choices.seed } else { experiment.seed.unwrap_or(choices.seed) };
-        let picks = lower_picks(&mut site, experiment, system, seed);
-        let steps = experiment.steps.iter().map(|s| lower_step(&mut site, &s.value, system, &picks)).collect::<Vec<_>>();
+        let picks = steps::lower_picks(&mut site, experiment, system, seed);
+        let steps: Vec<_> = experiment
+            .steps
+            .iter()
+            .map(|s| steps::lower_step(&mut site, experiment, &s.value, system, &picks))
+            .collect();
         if steps.is_empty() {
             site.report(Place::of(&experiment.name), "it has no steps, so nothing would happen", None);
         }
@@ -214,20 +228,15 @@ impl Library {
         for name in &experiment.expect.radius {
             if !names.contains(&name.value.as_str()) {
                 let help = did_you_mean(&name.value, names.iter().copied());
-                site.report(Place::of(name), format!("system `{}` has no component `{}`", system.name.value, name.value), Some(help));
+                site.report(
+                    Place::of(name),
+                    format!("system `{}` has no component `{}`", system.name.value, name.value),
+                    Some(help),
+                );
             }
         }
         let abort = lower_abort(&mut site, experiment, &probes);
-        let slowest = probes.iter().map(|p| p.every.0 * u32::try_from(p.needs).unwrap_or(u32::MAX)).max().unwrap_or_default();
-        let (baseline, baseline_auto) = match experiment.baseline {
-            // One sample more, for the first may be due a little after the phase began.
-            Baseline::Auto => (Span(slowest + probes.iter().map(|p| p.every.0).max().unwrap_or_default()), true),
-            Baseline::For(span) => (span, false),
-        };
-        if !baseline_auto && baseline.0 < slowest {
-            let message = format!("a baseline of {baseline} is too short for the probes' tolerances, which need {}", Span(slowest));
-            site.report(Place::of(&experiment.name), message, Some("make it longer, or `baseline: auto`".into()));
-        }
+        let (baseline, baseline_auto) = lower_baseline(&mut site, experiment, &probes);
         let mut plan = RunPlan {
             experiment: experiment.name.value.clone(),
             title: experiment.title.clone().unwrap_or_else(|| experiment.name.value.clone()),
@@ -248,10 +257,18 @@ impl Library {
         };
         check_windows(&mut site, experiment, &plan);
         let patience = if baseline_auto { baseline.0 * (BASELINE_PATIENCE - 1) } else { Duration::ZERO };
-        plan.deadline = experiment.deadline.unwrap_or(Span(plan.expected_length().0.mul_f64(1.5) + patience + SLACK));
-        if plan.deadline.0 < plan.expected_length().0 - SETTLE.0 {
-            let message = format!("the deadline of {} is shorter than the run, {}", plan.deadline, plan.expected_length());
-            site.report(Place::of(&experiment.name), message, Some("make it longer, or leave it out".into()));
+        plan.deadline = Span(plan.expected_length().0.mul_f64(1.5) + patience + SLACK);
+        if let Some(deadline) = &experiment.deadline {
+            plan.deadline = deadline.value;
+            if plan.deadline.0 < plan.baseline.0 + plan.fault_window().0 {
+                let message = format!(
+                    "the deadline of {} is shorter than the baseline of {} and the faults of {} together",
+                    plan.deadline,
+                    plan.baseline,
+                    plan.fault_window()
+                );
+                site.report(Place::of(deadline), message, Some("make it longer, or leave it out".into()));
+            }
         }
         site.found.extend(system_site.found);
         if site.found.is_empty() { Ok(Lowered { plan, checks }) } else { Err(site.found) }
@@ -279,12 +296,20 @@ impl<'a> Site<'a> {
     }
 }
 
-fn lower_system(site: &mut Site<'_>, system: &System, choices: &Choices<'_>) -> (Vec<ComponentPlan>, Vec<ProbePlan>, Vec<Check>) {
+fn lower_system(
+    site: &mut Site<'_>,
+    system: &System,
+    choices: &Choices<'_>,
+) -> (Vec<ComponentPlan>, Vec<ProbePlan>, Vec<Check>) {
     let mut components: Vec<ComponentPlan> = Vec::new();
     let (mut plans, mut checks) = (Vec::new(), Vec::new());
     let names: Vec<&str> = system.components.iter().map(|c| c.value.name.value.as_str()).collect();
     for Spanned { value: component, .. } in &system.components {
         let name = component.name.value.clone();
+        if name.is_empty() || name.contains('/') {
+            let help = Some("`component/replica` and `component/probe` are told apart by the slash".into());
+            site.report(Place::of(&component.name), format!("`{name}` cannot be the name of a component"), help);
+        }
         if components.iter().any(|c| c.name == name) {
             site.report(Place::of(&component.name), format!("there are two components named `{name}`"), None);
         }
@@ -310,7 +335,11 @@ fn lower_system(site: &mut Site<'_>, system: &System, choices: &Choices<'_>) -> 
         for probe in &component.probes {
             if let Some((plan, check)) = probes::lower(site, system, component, probe, choices) {
                 if plans.iter().any(|p: &ProbePlan| p.name == plan.name) {
-                    site.report(Place::of(&probe.value.name), format!("there are two probes named `{}`", plan.name), None);
+                    site.report(
+                        Place::of(&probe.value.name),
+                        format!("there are two probes named `{}`", plan.name),
+                        None,
+                    );
                 }
                 plans.push(plan);
                 checks.push(check);
@@ -327,120 +356,42 @@ fn lower_system(site: &mut Site<'_>, system: &System, choices: &Choices<'_>) -> 
     (components, plans, checks)
 }
 
-fn component<'a>(system: &'a System, name: &str) -> Option<&'a Component> {
-    system.components.iter().map(|c| &c.value).find(|c| c.name.value == name)
+/// How long `needs` samples of a probe take.
+fn time_for_samples(probe: &ProbePlan) -> Duration {
+    probe.every.0.saturating_mul(u32::try_from(probe.needs).unwrap_or(u32::MAX))
 }
 
-fn lower_picks(site: &mut Site<'_>, experiment: &Experiment, system: &System, seed: u64) -> Vec<PickPlan> {
-    let mut picks = Vec::new();
-    for (name, pick) in &experiment.pick {
-        let Pick { component: wanted, count, percent } = pick;
-        let Some(component) = component(system, &wanted.value) else {
-            let help = did_you_mean(&wanted.value, system.components.iter().map(|c| c.value.name.value.as_str()));
-            site.report(Place::of(wanted), format!("there is no component `{}` to pick from", wanted.value), Some(help));
-            continue;
-        };
-        let replicas: Vec<String> = component.replicas.iter().map(|r| r.value.name()).collect();
-        if replicas.is_empty() {
-            site.report(Place::of(wanted), format!("`{}` has no replicas to pick from", wanted.value), None);
-            continue;
-        }
-        let wanted_count = match (count, percent) {
-            (Some(count), None) => count.value,
-            (None, Some(percent)) => percent.of(replicas.len()),
-            _ => {
-                let help = Some("for example `count: 1` or `percent: 30%`".into());
-                site.report(Place::of(wanted), format!("pick `{name}` needs either `count` or `percent`"), help);
-                continue;
+/// The length of the baseline, and whether it may go on beyond that.
+fn lower_baseline(site: &mut Site<'_>, experiment: &Experiment, probes: &[ProbePlan]) -> (Span, bool) {
+    let slowest = probes.iter().max_by_key(|p| time_for_samples(p));
+    let needed = slowest.map(time_for_samples).unwrap_or_default();
+    let (given, place) = match &experiment.baseline {
+        Some(given) => (given.value, Place::of(given)),
+        None => (Baseline::Auto, Place::of(&experiment.name)),
+    };
+    if let Some(probe) = slowest.filter(|_| needed > Span::LONGEST.0) {
+        let message =
+            format!("`{}` needs {} samples to show its tolerance, which takes years", probe.name, probe.needs);
+        site.report(place, message, Some("probe more often, or tolerate more (`steady: {bad: ..}`)".into()));
+        return (Span::default(), true);
+    }
+    match given {
+        // One sample more, for the first may be due a little after the phase began.
+        Baseline::Auto => (Span(needed + probes.iter().map(|p| p.every.0).max().unwrap_or_default()), true),
+        Baseline::For(span) => {
+            if let Some(probe) = slowest.filter(|_| span.0 < needed) {
+                let message = format!(
+                    "a baseline of {span} is too short: `{}` needs {} samples, one every {}, so {}",
+                    probe.name,
+                    probe.needs,
+                    probe.every,
+                    Span(needed)
+                );
+                site.report(place, message, Some("make it longer, or write `baseline: auto`".into()));
             }
-        };
-        if wanted_count == 0 || wanted_count > replicas.len() {
-            let place = count.as_ref().map_or(Place::of(wanted), Place::of);
-            let message = format!("cannot pick {wanted_count} of the {} replicas of `{}`", replicas.len(), wanted.value);
-            site.report(place, message, None);
-            continue;
-        }
-        let chosen = pick::choose(&replicas, wanted_count, seed, name);
-        picks.push(PickPlan { name: name.clone(), component: wanted.value.clone(), chosen, of: replicas.len() });
-    }
-    picks
-}
-
-fn lower_step(site: &mut Site<'_>, step: &Step, system: &System, picks: &[PickPlan]) -> StepPlan {
-    let mut faults: Vec<Fault> = Vec::new();
-    for fault in &step.inject {
-        if let Err(why) = fault.value.check() {
-            site.report(Place::of(fault), format!("{}: {why}", fault.value.name()), None);
-        }
-        faults.push(fault.value.clone());
-    }
-    if faults.is_empty() {
-        site.report(Place::of(&step.target), "this step injects nothing", None);
-    }
-    if step.lasts.value.0.is_zero() {
-        site.report(Place::of(&step.lasts), "a step of no duration does nothing", Some("for example `for: 20s`".into()));
-    }
-    let targets = match &step.target.value {
-        StepTarget::Spec(spec) => {
-            if let Err(why) = spec.check() {
-                site.report(Place::of(&step.target), why, None);
-            }
-            vec![TargetPlan { name: spec.to_string(), component: None, spec: spec.clone(), control: None }]
-        }
-        StepTarget::Named(name) => named_targets(site, &step.target, name, system, picks),
-    };
-    StepPlan { at: step.at, lasts: step.lasts.value, targets, faults }
-}
-
-/// The replicas that a name stands for: a pick, a whole component, or `component/replica`.
-fn named_targets(
-    site: &mut Site<'_>,
-    at: &Spanned<StepTarget>,
-    name: &str,
-    system: &System,
-    picks: &[PickPlan],
-) -> Vec<TargetPlan> {
-    let all = |component: &Component, keep: &dyn Fn(&str) -> bool| -> Vec<TargetPlan> {
-        let owner = &component.name.value;
-        let replicas = component.replicas.iter().map(|r| &r.value).filter(|r| keep(&r.name()));
-        let plan = |r: &crate::file::Replica| TargetPlan {
-            name: format!("{owner}/{}", r.name()),
-            component: Some(owner.clone()),
-            spec: r.target(),
-            control: r.control.clone(),
-        };
-        replicas.map(plan).collect()
-    };
-    if let Some(pick) = picks.iter().find(|p| p.name == name) {
-        return component(system, &pick.component).map(|c| all(c, &|r| pick.chosen.iter().any(|n| n == r))).unwrap_or_default();
-    }
-    let found = match name.split_once('/') {
-        Some((owner, replica)) => component(system, owner).map(|c| all(c, &|r| r == replica)),
-        None => component(system, name).map(|c| all(c, &|_| true)),
-    };
-    match found {
-        Some(targets) if !targets.is_empty() => targets,
-        Some(_) => {
-            let what = if name.contains('/') { "there is no such replica" } else { "it has no replicas to act on" };
-            let known: Vec<String> = replica_names(system);
-            let help = did_you_mean(name, known.iter().map(String::as_str));
-            site.report(Place::of(at), format!("`{name}`: {what}"), Some(help));
-            Vec::new()
-        }
-        None => {
-            let mut known: Vec<String> = picks.iter().map(|p| p.name.clone()).collect();
-            known.extend(system.components.iter().map(|c| c.value.name.value.clone()));
-            known.extend(replica_names(system));
-            let help = did_you_mean(name, known.iter().map(String::as_str));
-            site.report(Place::of(at), format!("there is no pick, component or replica `{name}`"), Some(help));
-            Vec::new()
+            (span, false)
         }
     }
-}
-
-fn replica_names(system: &System) -> Vec<String> {
-    let of = |c: &Component| c.replicas.iter().map(|r| format!("{}/{}", c.name.value, r.value.name())).collect::<Vec<_>>();
-    system.components.iter().flat_map(|c| of(&c.value)).collect()
 }
 
 fn lower_abort(site: &mut Site<'_>, experiment: &Experiment, probes: &[ProbePlan]) -> Vec<AbortPlan> {
@@ -464,7 +415,7 @@ fn check_windows(site: &mut Site<'_>, experiment: &Experiment, plan: &RunPlan) {
     for probe in plan.probes.iter().filter(|p| !plan.is_inside(p)) {
         let samples = (window.as_secs_f64() / probe.every.as_secs_f64()).floor() as usize;
         if samples < probe.needs {
-            let lacking = probe.every.0 * u32::try_from(probe.needs).unwrap_or(u32::MAX) + plan.outage.0;
+            let lacking = time_for_samples(probe).saturating_add(plan.outage.0);
             let message = format!(
                 "`{}` cannot be shown to hold: {} of faults less {} of permitted outage give {samples} samples, and its \
                  tolerance needs {}",
@@ -475,7 +426,7 @@ fn check_windows(site: &mut Site<'_>, experiment: &Experiment, plan: &RunPlan) {
             );
             let help = format!(
                 "let the faults last {} or longer, probe more often, or tolerate more (`steady: {{bad: ..}}`)",
-                Span(Duration::from_millis(u64::try_from(lacking.as_millis()).unwrap_or(u64::MAX) + 1))
+                Span(lacking)
             );
             let place = experiment.steps.last().map_or(Place::of(&experiment.name), |s| Place::of(&s.value.lasts));
             site.report(place, message, Some(help));
@@ -484,7 +435,13 @@ fn check_windows(site: &mut Site<'_>, experiment: &Experiment, plan: &RunPlan) {
 }
 
 /// A plan for one ad-hoc fault, as `firedrill inject` makes it: reported, not judged.
-pub fn ad_hoc(target: &TargetSpec, fault: Fault, lasts: Span, watched: Option<(ProbePlan, Check)>, seed: u64) -> Lowered {
+pub fn ad_hoc(
+    target: &TargetSpec,
+    fault: Fault,
+    lasts: Span,
+    watched: Option<(ProbePlan, Check)>,
+    seed: u64,
+) -> Lowered {
     let (probes, checks): (Vec<_>, Vec<_>) = watched.into_iter().unzip();
     let watched = |probes: &[ProbePlan]| ComponentPlan {
         name: "watched".into(),
@@ -507,7 +464,12 @@ pub fn ad_hoc(target: &TargetSpec, fault: Fault, lasts: Span, watched: Option<(P
         steps: vec![StepPlan {
             at: Span::default(),
             lasts,
-            targets: vec![TargetPlan { name: target.to_string(), component: None, spec: target.clone(), control: None }],
+            targets: vec![TargetPlan {
+                name: target.to_string(),
+                component: None,
+                spec: target.clone(),
+                control: None,
+            }],
             faults: vec![fault],
         }],
         outage: Span::default(),

@@ -1,6 +1,7 @@
 //! Probes of a system file: exactly one check each, environment variables expanded, secrets kept out of the plan.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 use super::{Choices, Site, needs};
 use crate::file::{Check, Component, HttpCheck, Method, Place, Probe, Spanned, Steady, System, Tls};
@@ -41,11 +42,13 @@ pub(super) fn lower(
         site.report(place, format!("probe `{name}` tolerates nothing (`bad: 0%`)"), Some(help));
         return None;
     };
-    if let Err(why) = expand(&mut check, choices.env) {
+    // Before the variables are expanded: what they hold is secret, and where it stands is not known afterwards.
+    let (kind, described) = (kind(&check).to_owned(), describe(&check));
+    if let Err(why) = well_formed(&check) {
         site.report(place, format!("probe `{name}`: {why}"), None);
         return None;
     }
-    if let Err(why) = well_formed(&check) {
+    if let Err(why) = expand(&mut check, choices.env) {
         site.report(place, format!("probe `{name}`: {why}"), None);
         return None;
     }
@@ -53,8 +56,8 @@ pub(super) fn lower(
     let plan = ProbePlan {
         name,
         component: component.name.value.clone(),
-        kind: kind(&check).to_owned(),
-        describe: describe(&check),
+        kind,
+        describe: described,
         every: p.every,
         timeout: p.timeout,
         steady: p.steady,
@@ -125,10 +128,11 @@ fn expanded(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<String, 
     let mut rest = text;
     while let Some(start) = rest.find("${") {
         let Some(length) = rest[start..].find('}') else {
-            return Err(format!("`{}` has no closing brace", &rest[start..]));
+            return Err("a `${` has no closing brace".to_owned());
         };
         let name = &rest[start + 2..start + length];
-        let value = env(name).ok_or_else(|| format!("the environment variable {name} is not set; set it, or write the value"))?;
+        let value = env(name)
+            .ok_or_else(|| format!("the environment variable {name} is not set; set it, or write the value"))?;
         out.push_str(&rest[..start]);
         out.push_str(&value);
         rest = &rest[start + length + 1..];
@@ -139,8 +143,8 @@ fn expanded(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<String, 
 
 fn well_formed(check: &Check) -> Result<(), String> {
     match check {
-        Check::Http(http) if !http.url.starts_with("http://") && !http.url.starts_with("https://") => {
-            Err(format!("`{}` is not an http:// or https:// URL", mask_url(&http.url)))
+        Check::Http(http) if !is_url(&http.url) => {
+            Err(format!("`{}` is not a URL: write it like `http://127.0.0.1:8080/health`", mask_url(&http.url)))
         }
         Check::Http(http) => match http.json.keys().find(|pointer| !pointer.is_empty() && !pointer.starts_with('/')) {
             Some(pointer) => Err(format!("`{pointer}` is not a JSON pointer: write it like `/status/ready`")),
@@ -152,15 +156,37 @@ fn well_formed(check: &Check) -> Result<(), String> {
         },
         Check::Dns(dns) => {
             const RECORDS: &[&str] = &["A", "AAAA", "CNAME", "MX", "NS", "SRV", "TXT"];
-            if RECORDS.contains(&dns.record.as_str()) {
-                Ok(())
-            } else {
-                Err(format!("`{}` is not one of the records {}", dns.record, RECORDS.join(", ")))
+            if !RECORDS.contains(&dns.record.as_str()) {
+                return Err(format!("`{}` is not one of the records {}", dns.record, RECORDS.join(", ")));
+            }
+            match &dns.server {
+                Some(server) if server.parse::<SocketAddr>().is_err() => {
+                    Err(format!("`{server}` is not address:port: write it like `127.0.0.1:53`"))
+                }
+                _ => Ok(()),
             }
         }
         Check::Exec(exec) if exec.command.is_empty() => Err("`command` is empty".into()),
         Check::Exec(_) => Ok(()),
     }
+}
+
+/// Whether a text is an http or https URL with a host and, where given, a port. A variable may stand for any part.
+fn is_url(url: &str) -> bool {
+    if url.starts_with("${") {
+        return true;
+    }
+    let Some(rest) = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://")) else { return false };
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    // The colons of an IPv6 address stand within brackets.
+    let name = host.rfind(']').map_or(0, |end| end + 1);
+    let (name, port) = match host[name..].split_once(':') {
+        Some((more, port)) => (&host[..name + more.len()], Some(port)),
+        None => (host, None),
+    };
+    let fit = port.is_none_or(|p| p.contains("${") || p.parse::<u16>().is_ok_and(|p| p > 0));
+    !name.is_empty() && fit && !url.contains(char::is_whitespace)
 }
 
 /// What a check does, without anything that may be secret: no headers, no bodies, no URL passwords or queries.
@@ -204,8 +230,10 @@ fn mask_url(url: &str) -> String {
         None => base.to_owned(),
     };
     if let Some(query) = query {
-        let keys: Vec<String> =
-            query.split('&').map(|pair| pair.split_once('=').map_or(pair.to_owned(), |(k, _)| format!("{k}=***"))).collect();
+        let keys: Vec<String> = query
+            .split('&')
+            .map(|pair| pair.split_once('=').map_or("***".to_owned(), |(k, _)| format!("{k}=***")))
+            .collect();
         masked.push('?');
         masked.push_str(&keys.join("&"));
     }
@@ -218,8 +246,39 @@ mod tests {
 
     #[test]
     fn passwords_and_query_values_of_a_url_are_never_shown() {
-        assert_eq!(mask_url("https://bob:s3cret@example.org/a?token=t0p&x=1"), "https://***@example.org/a?token=***&x=***");
+        assert_eq!(
+            mask_url("https://bob:s3cret@example.org/a?token=t0p&x=1"),
+            "https://***@example.org/a?token=***&x=***"
+        );
         assert_eq!(mask_url("http://127.0.0.1:8080/"), "http://127.0.0.1:8080/");
+        assert_eq!(mask_url("http://h/?s3cret"), "http://h/?***");
+    }
+
+    #[test]
+    fn a_url_has_a_scheme_a_host_and_a_numeric_port() {
+        for good in [
+            "http://h",
+            "https://h:1/x",
+            "http://[::1]:80/",
+            "http://[::1]/",
+            "http://u:p@h/",
+            "${URL}",
+            "http://h:${PORT}/",
+        ] {
+            assert!(is_url(good), "{good}");
+        }
+        for bad in [
+            "h:80",
+            "ftp://h",
+            "http://",
+            "http:///x",
+            "http://h:x/",
+            "http://h:99999",
+            "http://a b/",
+            "http://bob:s3/cret@h/",
+        ] {
+            assert!(!is_url(bad), "{bad}");
+        }
     }
 
     #[test]
