@@ -1,3 +1,5 @@
-//! The demo: a small shop, and six drills on it.
+//! The demo: a small shop, and the drills on it.
 
+mod drills;
 pub mod shop;
+mod stage;

@@ -15,8 +15,9 @@ mod upstream;
 mod web;
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::MetadataExt;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
 use tokio::net::TcpListener;
 
@@ -42,6 +43,8 @@ pub enum Role {
         #[command(subcommand)]
         role: ServedRole,
     },
+    /// Forward packets between the nodes, for both families
+    Router,
     /// Stop or start the service in a network namespace
     Tell {
         /// Name under /run/netns
@@ -104,6 +107,11 @@ fn role_args(role: &str, name: &str, listen: SocketAddr, to: &[SocketAddr]) -> V
     args
 }
 
+/// The arguments that start the router between the nodes.
+pub fn router_args() -> Vec<String> {
+    ["shop", "router"].map(String::from).to_vec()
+}
+
 /// Runs one process of the shop until it is killed; `tell` returns when it is done.
 ///
 /// # Errors
@@ -130,9 +138,26 @@ pub fn main(args: Args) -> anyhow::Result<()> {
                 Ok(service::run(control, &me.to_string_lossy(), &child, ready).await?)
             }
             Role::Served(role) => serve(role).await,
+            Role::Router => router().await,
             Role::Tell { .. } => Ok(()),
         }
     })
+}
+
+/// Lets its own network namespace forward packets, and stays. The settings go with the namespace.
+async fn router() -> anyhow::Result<()> {
+    let inode = |path: &str| std::fs::metadata(path).map(|m| m.ino()).with_context(|| format!("cannot look at {path}"));
+    if inode("/proc/self/ns/net")? == inode("/proc/1/ns/net")? {
+        bail!("this is the host's own network namespace; the router belongs into one of the demo's");
+    }
+    for key in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
+        // `/proc/sys/net` shows the namespace of the process that looks. Without IPv6 in the kernel, there is none.
+        let path = format!("/proc/sys/net/{key}");
+        if std::path::Path::new(&path).exists() {
+            std::fs::write(&path, "1").with_context(|| format!("cannot write {path}"))?;
+        }
+    }
+    std::future::pending().await
 }
 
 async fn serve(role: ServedRole) -> anyhow::Result<()> {
