@@ -1,5 +1,22 @@
-//! The per-host agent of Firedrill.
+//! The per-host agent: finds targets, applies faults, and undoes them whatever happens.
+//!
+//! [`agent::Agent`] is the door. Behind it one thread owns the [`engine`], which makes changes through
+//! [`local`] (this host) and records them in the [`journal`]; the [`guardian`] undoes them if we die.
+
 #![deny(unsafe_code)]
+
+pub mod agent;
 pub mod dataplane;
+pub mod engine;
+pub mod guardian;
+pub mod host;
+pub mod journal;
+pub mod local;
+pub mod owner;
+pub mod recover;
+pub mod stage;
 #[allow(unsafe_code)]
 pub mod sys;
+mod sysctl;
+pub mod target;
+pub mod undo;

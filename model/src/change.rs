@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -139,8 +140,19 @@ pub struct VethEnd {
     pub netns: String,
     /// Name of the interface.
     pub interface: String,
-    /// Addresses with prefix lengths, `10.0.0.1/24`.
-    pub addresses: Vec<String>,
+    /// Its addresses, each with the prefix length of its network.
+    pub addresses: Vec<(IpAddr, u8)>,
+    /// Routes of the namespace that lead through this interface.
+    pub routes: Vec<Route>,
+}
+
+/// A route: packets to `to` go by way of `via`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Route {
+    /// Destination; `0.0.0.0/0` or `::/0` for the default route.
+    pub to: Cidr,
+    /// The next hop.
+    pub via: IpAddr,
 }
 
 /// One way through an interface.
@@ -333,7 +345,11 @@ impl fmt::Display for Change {
             }
             Self::Sysctl { netns, key, value } => write!(f, "set {key} = {value} ({})", netns.path),
             Self::Kill { victim, signal, keep } => {
-                write!(f, "send signal {signal} to {victim}{}", if *keep { ", again whenever it comes back" } else { "" })
+                write!(
+                    f,
+                    "send signal {signal} to {victim}{}",
+                    if *keep { ", again whenever it comes back" } else { "" }
+                )
             }
             Self::Suspend { process } => write!(f, "stop process {} ({}) with SIGSTOP", process.pid, process.comm),
             Self::Freeze { cgroup } => write!(f, "freeze cgroup {}", cgroup.path),

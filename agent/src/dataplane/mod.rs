@@ -602,7 +602,7 @@ fn in_netns<T: Send>(
     netns: &OwnedFd,
     work: impl FnOnce() -> Result<T, DataPlaneError> + Send,
 ) -> Result<T, DataPlaneError> {
-    netns::within(netns.as_fd(), work).map_err(DataPlaneError::Namespace)?
+    within(netns.as_fd(), work).map_err(DataPlaneError::Namespace)?
 }
 
 /// Checks that the interface is still the one that was resolved, and gives its hardware type.

@@ -4,3 +4,4 @@ pub mod clock;
 pub mod mmap;
 pub mod sockets;
 pub mod tun;
+pub mod signals;

@@ -1,0 +1,410 @@
+//! The agent: ownership, guardian and engine of one host, behind a handle that can be shared.
+//!
+//! One thread owns the engine; calls are messages to it and block until answered, so call from a thread that may
+//! block. Dropping the last handle reverts everything.
+
+use std::ffi::OsString;
+use std::io;
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use firedrill_model::change::Plan;
+use firedrill_model::facts::{FactsSnapshot, HostFacts, TargetFacts};
+use firedrill_model::fault::{Fault, PlanError};
+use firedrill_model::receipt::Receipt;
+use firedrill_model::run::TargetPlan;
+
+use crate::engine::{AppliedChange, ChangeError, Engine, FaultId, Reverted, RevertedChange};
+use crate::guardian::Guardian;
+use crate::host;
+use crate::journal::{Directories, Journal};
+use crate::local::LocalHost;
+use crate::owner::{Holder, Owner, OwnerError};
+use crate::recover::{self, Recovery};
+use crate::target::{self, Protected, TargetError};
+
+/// How an agent is started.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where it keeps its lock and journal.
+    pub directories: Directories,
+    /// What it is for: `run lose-one-web`. Shown to whoever finds the host busy.
+    pub what: String,
+    /// Program and arguments that end in [`crate::guardian::main`].
+    pub guardian: Vec<OsString>,
+    /// A fault that is not renewed for this long is reverted.
+    pub lease: Duration,
+    /// Where processes of a stage write their output.
+    pub log_directory: Option<PathBuf>,
+}
+
+impl Options {
+    /// The usual options: the guardian is this very program, called with `guardian`.
+    pub fn new(what: &str) -> Self {
+        Self {
+            directories: Directories::default(),
+            what: what.to_owned(),
+            guardian: vec!["/proc/self/exe".into(), "guardian".into()],
+            lease: Duration::from_secs(5),
+            log_directory: None,
+        }
+    }
+}
+
+/// Why an agent could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Another owner.
+    #[error(transparent)]
+    Owner(#[from] OwnerError),
+    /// What an earlier owner left could not be undone.
+    #[error("an earlier run left something that could not be undone: {}; mend it, then `firedrill recover`", .0.join("; "))]
+    LeftOver(Vec<String>),
+    /// The guardian could not be started; without it nothing is done.
+    #[error("the guardian could not be started, and without it no fault is injected: {0}")]
+    Guardian(io::Error),
+    /// The journal could not be begun.
+    #[error("the journal in {0} could not be begun: {1}")]
+    Journal(PathBuf, io::Error),
+    /// The engine's thread could not be started.
+    #[error("the engine's thread could not be started: {0}")]
+    Thread(io::Error),
+}
+
+/// Why a fault was not injected. What had been done of it is undone.
+#[derive(Debug, thiserror::Error)]
+pub enum InjectError {
+    /// It cannot act on this target.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// A change failed.
+    #[error("{error}")]
+    Change {
+        /// What failed.
+        error: ChangeError,
+        /// How the undoing of the changes before it went.
+        reverted: Vec<RevertedChange>,
+    },
+    /// The agent is gone.
+    #[error("the agent has stopped")]
+    Stopped,
+}
+
+/// A fault that was injected.
+#[derive(Clone, Debug)]
+pub struct Injected {
+    /// By which it is ended.
+    pub id: FaultId,
+    /// What was done.
+    pub applied: Vec<AppliedChange>,
+    /// What the reader should know.
+    pub notes: Vec<String>,
+}
+
+/// A fault that has ended.
+#[derive(Clone, Debug)]
+pub struct Ended {
+    /// Which.
+    pub id: FaultId,
+    /// Its last receipt; `None` for a stage, which has none.
+    pub receipt: Option<Receipt>,
+    /// How its changes were undone.
+    pub changes: Vec<RevertedChange>,
+    /// Whether it ended by itself, because it was not renewed or its time was up.
+    pub lapsed: bool,
+}
+
+/// What the agent did when it stopped.
+#[derive(Clone, Debug, Default)]
+pub struct Farewell {
+    /// Faults that were still in force.
+    pub ended: Vec<Ended>,
+    /// What could not be undone, in all.
+    pub left_over: Vec<String>,
+}
+
+enum Request {
+    Resolve(Box<TargetPlan>, Sender<Result<TargetFacts, TargetError>>),
+    Inject(Box<(TargetFacts, Fault)>, Duration, Sender<Result<Injected, InjectError>>),
+    Apply(Box<Plan>, Duration, Sender<Result<Injected, InjectError>>),
+    Revert(FaultId, Sender<Option<Ended>>),
+    RevertAll(Sender<Vec<Ended>>),
+    Receipts(Sender<Vec<(FaultId, Receipt)>>),
+    Renew(Sender<Result<Vec<Ended>, String>>),
+    LeftOver(Sender<Vec<String>>),
+    Stop(Sender<Farewell>),
+}
+
+/// A handle to the agent of this host.
+#[derive(Clone, Debug)]
+pub struct Agent {
+    requests: Sender<Request>,
+    host: HostFacts,
+    recovery: Recovery,
+    thread: Arc<Joiner>,
+}
+
+/// Waits for the engine's thread when the last handle goes, so that nothing is in force after it.
+#[derive(Debug)]
+struct Joiner(Mutex<Option<(Sender<Request>, JoinHandle<()>)>>);
+
+impl Drop for Joiner {
+    fn drop(&mut self) {
+        if let Some((requests, thread)) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            let (answer, _) = channel();
+            let _ = requests.send(Request::Stop(answer));
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Agent {
+    /// Becomes the owner of the host, undoes what an earlier owner left, and starts guardian and engine.
+    ///
+    /// # Errors
+    /// The host is busy, could not be cleaned, or cannot be guarded.
+    pub fn start(options: Options) -> Result<Self, StartError> {
+        let Options { directories, what, guardian, lease, log_directory } = options;
+        let facts = host::facts();
+        let holder = Holder { pid: std::process::id(), what, since: String::new() };
+        // A guardian that is just clearing up holds the lock for a moment.
+        let owner = Owner::take(&directories.run, &holder, Duration::from_secs(2))?;
+        let recovery = recover::recover(&directories, &facts.boot_id);
+        if !recovery.left.is_empty() {
+            return Err(StartError::LeftOver(recovery.left));
+        }
+        // Before any eBPF descriptor is opened: nothing of ours may live on in the guardian.
+        let guardian = Guardian::start(&guardian, &directories).map_err(StartError::Guardian)?;
+        let journal = Journal::begin(&directories, &facts.boot_id)
+            .map_err(|e| StartError::Journal(directories.run.clone(), e))?;
+        let protected = Protected::new(Some(guardian.pid()));
+        let engine = Engine::new(LocalHost::new(facts.clone(), log_directory), journal, lease);
+        let core = Core { engine, owner, guardian: Some(guardian), host: facts.clone(), protected, faults: Vec::new(), lapsed: Vec::new() };
+        let (requests, inbox) = channel();
+        let thread = std::thread::Builder::new()
+            .name("fd-engine".into())
+            .spawn(move || core.run(&inbox))
+            .map_err(StartError::Thread)?;
+        let joiner = Joiner(Mutex::new(Some((requests.clone(), thread))));
+        Ok(Self { requests, host: facts, recovery, thread: Arc::new(joiner) })
+    }
+
+    /// The host's facts.
+    pub fn host(&self) -> &HostFacts {
+        &self.host
+    }
+
+    /// What was undone of an earlier owner's.
+    pub fn recovery(&self) -> &Recovery {
+        &self.recovery
+    }
+
+    /// Finds a target.
+    ///
+    /// # Errors
+    /// Nothing or something protected matched; nothing was touched.
+    pub fn resolve(&self, plan: &TargetPlan) -> Result<TargetFacts, TargetError> {
+        let stopped = || TargetError::Io { what: plan.name.clone(), source: io::Error::other("the agent has stopped") };
+        self.ask(|answer| Request::Resolve(Box::new(plan.clone()), answer)).ok_or_else(stopped)?
+    }
+
+    /// Injects a fault for at most `lasts`.
+    ///
+    /// # Errors
+    /// It cannot act on the target, or a change failed; nothing of it is left in force.
+    pub fn inject(&self, target: &TargetFacts, fault: &Fault, lasts: Duration) -> Result<Injected, InjectError> {
+        self.ask(|answer| Request::Inject(Box::new((target.clone(), fault.clone())), lasts, answer))
+            .ok_or(InjectError::Stopped)?
+    }
+
+    /// Applies a plan that is no fault, such as a stage, for at most `lasts`. It must be renewed like one.
+    ///
+    /// # Errors
+    /// A change failed; nothing of it is left in force.
+    pub fn apply(&self, plan: &Plan, lasts: Duration) -> Result<Injected, InjectError> {
+        self.ask(|answer| Request::Apply(Box::new(plan.clone()), lasts, answer)).ok_or(InjectError::Stopped)?
+    }
+
+    /// Ends a fault; `None` when it had ended already.
+    pub fn revert(&self, id: FaultId) -> Option<Ended> {
+        self.ask(|answer| Request::Revert(id, answer)).flatten()
+    }
+
+    /// Ends every fault, the youngest first.
+    pub fn revert_all(&self) -> Vec<Ended> {
+        self.ask(Request::RevertAll).unwrap_or_default()
+    }
+
+    /// The receipts of all faults in force, so far.
+    pub fn receipts(&self) -> Vec<(FaultId, Receipt)> {
+        self.ask(Request::Receipts).unwrap_or_default()
+    }
+
+    /// Renews every lease. Gives the faults that have ended by themselves since the last call.
+    ///
+    /// # Errors
+    /// A lease could not be renewed, the guardian died, or the agent has stopped: the faults must be ended.
+    pub fn renew(&self) -> Result<Vec<Ended>, String> {
+        self.ask(Request::Renew).unwrap_or_else(|| Err("the agent has stopped".into()))
+    }
+
+    /// What could not be undone so far.
+    pub fn left_over(&self) -> Vec<String> {
+        self.ask(Request::LeftOver).unwrap_or_default()
+    }
+
+    /// Ends everything, lets the guardian go and gives up ownership.
+    pub fn stop(&self) -> Farewell {
+        let farewell = self.ask(Request::Stop).unwrap_or_default();
+        if let Some((_, thread)) = self.thread.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            let _ = thread.join();
+        }
+        farewell
+    }
+
+    fn ask<T>(&self, request: impl FnOnce(Sender<T>) -> Request) -> Option<T> {
+        let (answer, reply) = channel();
+        self.requests.send(request(answer)).ok()?;
+        reply.recv().ok()
+    }
+}
+
+/// A fault or stage in force.
+struct InForce {
+    id: FaultId,
+    /// The fault and its target's name; `None` for a stage.
+    fault: Option<(Fault, String)>,
+}
+
+/// What the engine's thread owns.
+struct Core {
+    engine: Engine<LocalHost>,
+    owner: Owner,
+    guardian: Option<Guardian>,
+    host: HostFacts,
+    protected: Protected,
+    faults: Vec<InForce>,
+    lapsed: Vec<Ended>,
+}
+
+impl Core {
+    /// Answers requests until told to stop. A caller that did not wait for its answer is no reason to stop.
+    fn run(mut self, inbox: &Receiver<Request>) {
+        const TICK: Duration = Duration::from_millis(50);
+        loop {
+            match inbox.recv_timeout(TICK) {
+                Ok(Request::Stop(answer)) => {
+                    let _ = answer.send(self.finish());
+                    return;
+                }
+                Ok(request) => self.answer(request),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => {
+                    self.finish();
+                    return;
+                }
+            }
+            for reverted in self.engine.tick() {
+                let ended = self.ended(reverted);
+                self.lapsed.push(ended);
+            }
+        }
+    }
+
+    fn answer(&mut self, request: Request) {
+        match request {
+            Request::Resolve(plan, answer) => {
+                let _ = answer.send(target::resolve(&plan, &self.host, &self.protected));
+            }
+            Request::Inject(what, lasts, answer) => {
+                let (target, fault) = *what;
+                let _ = answer.send(self.inject(target, fault, lasts));
+            }
+            Request::Apply(plan, lasts, answer) => {
+                let _ = answer.send(self.apply(&plan, lasts, None));
+            }
+            Request::Revert(id, answer) => {
+                let known = self.faults.iter().any(|f| f.id == id);
+                let _ = answer.send(known.then(|| self.revert(id)));
+            }
+            Request::RevertAll(answer) => {
+                let _ = answer.send(self.revert_all());
+            }
+            Request::Receipts(answer) => {
+                let engine = &mut self.engine;
+                let receipts = self.faults.iter().filter_map(|f| {
+                    let (fault, target) = f.fault.as_ref()?;
+                    Some((f.id, fault.receipt(target, engine.measure(f.id))))
+                });
+                let _ = answer.send(receipts.collect());
+            }
+            Request::Renew(answer) => {
+                let _ = answer.send(self.renew());
+            }
+            Request::LeftOver(answer) => {
+                let _ = answer.send(self.engine.left_over().to_vec());
+            }
+            // Answered by `run`, which ends with it.
+            Request::Stop(_) => {}
+        }
+    }
+
+    fn inject(&mut self, target: TargetFacts, fault: Fault, lasts: Duration) -> Result<Injected, InjectError> {
+        let name = target.name.clone();
+        let plan = fault.plan(&FactsSnapshot { host: self.host.clone(), target })?;
+        self.apply(&plan, lasts, Some((fault, name)))
+    }
+
+    fn apply(&mut self, plan: &Plan, lasts: Duration, fault: Option<(Fault, String)>) -> Result<Injected, InjectError> {
+        match self.engine.apply(plan, lasts) {
+            Ok((id, applied)) => {
+                self.faults.push(InForce { id, fault });
+                Ok(Injected { id, applied, notes: plan.notes.clone() })
+            }
+            Err((error, reverted)) => Err(InjectError::Change { error, reverted: reverted.changes }),
+        }
+    }
+
+    fn renew(&mut self) -> Result<Vec<Ended>, String> {
+        if !self.guardian.as_mut().is_some_and(Guardian::is_alive) {
+            return Err("the guardian has died; without it no fault may stay in force".into());
+        }
+        self.engine.renew().map_err(|e| format!("a lease could not be renewed: {e}"))?;
+        Ok(std::mem::take(&mut self.lapsed))
+    }
+
+    fn revert(&mut self, id: FaultId) -> Ended {
+        let reverted = self.engine.revert(id);
+        self.ended(reverted)
+    }
+
+    fn revert_all(&mut self) -> Vec<Ended> {
+        let reverted = self.engine.revert_all();
+        reverted.into_iter().map(|r| self.ended(r)).collect()
+    }
+
+    fn ended(&mut self, reverted: Reverted) -> Ended {
+        let at = self.faults.iter().position(|f| f.id == reverted.fault);
+        let fault = at.map(|at| self.faults.remove(at)).and_then(|f| f.fault);
+        let receipt = fault.map(|(fault, target)| fault.receipt(&target, reverted.measured));
+        Ended { id: reverted.fault, receipt, changes: reverted.changes, lapsed: reverted.lapsed }
+    }
+
+    fn finish(&mut self) -> Farewell {
+        let ended = self.revert_all();
+        let mut left_over = self.engine.left_over().to_vec();
+        if let Err(e) = self.engine.end_journal() {
+            left_over.push(format!("the journal could not be removed: {e}"));
+        }
+        if let Some(guardian) = self.guardian.take()
+            && let Err(e) = guardian.dismiss()
+        {
+            left_over.push(format!("the guardian could not be waited for: {e}"));
+        }
+        let _owned_until_here = &self.owner;
+        Farewell { ended, left_over }
+    }
+}

@@ -1,0 +1,354 @@
+//! The engine: applies and reverts changes, journal first.
+//!
+//! For each change: read the old value → journal the intent with its inverse → apply → journal that it was
+//! applied → read back. A revert runs from the record, is idempotent, tries everything, and reports all that
+//! failed. What two faults need in common (an attached program, a delay line) is made once and goes with the last.
+
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use firedrill_model::change::{Change, Plan};
+use firedrill_model::receipt::Measured;
+
+use crate::journal::Journal;
+use crate::undo::{Undo, UndoError};
+
+/// The host that changes are made on. The real one is [`crate::local::LocalHost`]; tests have another.
+pub trait Host {
+    /// What is held while a change is in force.
+    type Handle;
+
+    /// Reads what must be known to undo a change. Touches nothing.
+    ///
+    /// # Errors
+    /// The object is gone, or the change would fight with something that is there.
+    fn prepare(&mut self, change: &Change) -> Result<Undo, ChangeError>;
+
+    /// Makes a change and reads it back. `expires` is when the kernel shall ignore it by itself, where it can.
+    ///
+    /// # Errors
+    /// What failed; the caller then runs the inverse.
+    fn apply(&mut self, change: &Change, expires: Instant) -> Result<Self::Handle, ChangeError>;
+
+    /// What a change has measured so far.
+    fn measure(&mut self, change: &Change, handle: &mut Self::Handle) -> Option<Measured>;
+
+    /// Moves the time at which the kernel ignores a change by itself.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    fn renew(&mut self, handle: &mut Self::Handle, expires: Instant) -> Result<(), ChangeError>;
+
+    /// Lets go of a change: stops workers, closes descriptors. Its inverse runs right after.
+    ///
+    /// # Errors
+    /// Something did not end in order; the inverse runs all the same.
+    fn release(&mut self, change: &Change, handle: Self::Handle) -> Result<(), ChangeError>;
+
+    /// Runs an inverse.
+    ///
+    /// # Errors
+    /// What failed, and what is left.
+    fn undo(&mut self, undo: &Undo) -> Result<String, UndoError>;
+
+    /// Regular work, some times a second.
+    fn tick(&mut self) {}
+}
+
+/// Why a change could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ChangeError {
+    /// The host said no.
+    #[error("{what}: {source}")]
+    Failed {
+        /// What was tried.
+        what: String,
+        /// The reason.
+        source: io::Error,
+    },
+    /// The data plane said no.
+    #[error(transparent)]
+    DataPlane(#[from] crate::dataplane::DataPlaneError),
+    /// Another fault holds the object.
+    #[error("{what} is under another fault already: {holder}")]
+    Taken {
+        /// The object.
+        what: String,
+        /// The change that holds it.
+        holder: String,
+    },
+    /// It was made, but reading back shows otherwise.
+    #[error("{what} had no effect: {seen}")]
+    NoEffect {
+        /// What was tried.
+        what: String,
+        /// What was read back.
+        seen: String,
+    },
+    /// It could not be recorded, so it was not made.
+    #[error("the journal could not be written, so nothing was done: {0}")]
+    Journal(io::Error),
+}
+
+impl ChangeError {
+    /// A failure of the host, with what was tried.
+    pub fn failed(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let what = what.into();
+        move |source| Self::Failed { what, source }
+    }
+}
+
+/// A fault in force. Never given twice by one engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FaultId(pub u64);
+
+/// A change that was applied for a fault.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AppliedChange {
+    /// Its number, unique within the run.
+    pub number: u64,
+    /// The change.
+    pub what: Change,
+}
+
+/// How the revert of a change went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RevertedChange {
+    /// Its number.
+    pub number: u64,
+    /// What was found or done.
+    pub note: String,
+    /// What failed, and what is left.
+    pub error: Option<String>,
+}
+
+/// How the revert of a fault went.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reverted {
+    /// The fault.
+    pub fault: FaultId,
+    /// Its changes, in the order in which they were undone.
+    pub changes: Vec<RevertedChange>,
+    /// What its changes measured in all, in the plan's order.
+    pub measured: Vec<Measured>,
+    /// Whether it ended because its lease lapsed, and not by request.
+    pub lapsed: bool,
+}
+
+/// A change in force, and the faults that need it.
+struct Live<H> {
+    number: u64,
+    what: Change,
+    undo: Undo,
+    handle: H,
+    users: Vec<FaultId>,
+}
+
+/// A fault in force.
+struct Fault {
+    id: FaultId,
+    /// When it ends whatever happens.
+    deadline: Instant,
+    /// When it ends unless renewed.
+    lease: Instant,
+}
+
+/// The engine.
+pub struct Engine<H: Host> {
+    host: H,
+    journal: Journal,
+    ttl: Duration,
+    live: Vec<Live<H::Handle>>,
+    faults: Vec<Fault>,
+    next: u64,
+    left_over: Vec<String>,
+}
+
+impl<H: Host> Engine<H> {
+    /// An engine on a host with nothing outstanding. A fault that is not renewed for `ttl` is reverted.
+    pub fn new(host: H, journal: Journal, ttl: Duration) -> Self {
+        Self { host, journal, ttl, live: Vec::new(), faults: Vec::new(), next: 1, left_over: Vec::new() }
+    }
+
+    /// The host.
+    pub fn host(&mut self) -> &mut H {
+        &mut self.host
+    }
+
+    /// Applies a plan as one fault, for at most `lasts`. When a change fails, those before it are undone.
+    ///
+    /// # Errors
+    /// The change that failed; with how the undoing of the others went.
+    pub fn apply(&mut self, plan: &Plan, lasts: Duration) -> Result<(FaultId, Vec<AppliedChange>), (ChangeError, Reverted)> {
+        let id = FaultId(self.next);
+        self.next += 1;
+        let now = Instant::now();
+        let fault = Fault { id, deadline: now + lasts, lease: now + self.ttl };
+        let expires = fault.deadline.min(fault.lease);
+        self.faults.push(fault);
+        let mut applied = Vec::new();
+        for change in &plan.changes {
+            match self.apply_one(id, change, expires) {
+                Ok(Some(number)) => applied.push(AppliedChange { number, what: change.clone() }),
+                Ok(None) => {}
+                Err(error) => {
+                    let reverted = self.revert(id);
+                    return Err((error, reverted));
+                }
+            }
+        }
+        Ok((id, applied))
+    }
+
+    /// Applies one change; `None` when it is in force already for another fault, which it then shares.
+    fn apply_one(&mut self, id: FaultId, change: &Change, expires: Instant) -> Result<Option<u64>, ChangeError> {
+        if let Some(same) = self.live.iter_mut().find(|l| same_object(&l.what, change)) {
+            if is_shared(change) && same.what == *change {
+                same.users.push(id);
+                return Ok(None);
+            }
+            return Err(ChangeError::Taken { what: change.to_string(), holder: same.what.to_string() });
+        }
+        let undo = self.host.prepare(change)?;
+        let number = self.journal.intend(change, &undo).map_err(ChangeError::Journal)?;
+        match self.host.apply(change, expires) {
+            Ok(handle) => {
+                self.live.push(Live { number, what: change.clone(), undo, handle, users: vec![id] });
+                // Applied or not, the intent is enough to undo it: a lost record costs nothing.
+                self.journal.applied(number).map_err(ChangeError::Journal)?;
+                Ok(Some(number))
+            }
+            Err(error) => {
+                match self.host.undo(&undo) {
+                    Ok(_) => self.settle(number, &undo),
+                    Err(left) => self.left_over.push(left.to_string()),
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn settle(&mut self, number: u64, undo: &Undo) {
+        if let Err(e) = self.journal.reverted(number, undo) {
+            self.left_over.push(format!("the journal could not be written ({e}); `firedrill recover` will look again"));
+        }
+    }
+
+    /// What a fault has measured so far, in the plan's order.
+    pub fn measure(&mut self, id: FaultId) -> Vec<Measured> {
+        let host = &mut self.host;
+        let mine = self.live.iter_mut().filter(|l| l.users.contains(&id));
+        mine.filter_map(|l| host.measure(&l.what, &mut l.handle)).collect()
+    }
+
+    /// Renews every lease.
+    ///
+    /// # Errors
+    /// The kernel refuses to move an expiry; the fault then ends at its old one.
+    pub fn renew(&mut self) -> Result<(), ChangeError> {
+        let now = Instant::now();
+        let mut result = Ok(());
+        for fault in &mut self.faults {
+            fault.lease = now + self.ttl;
+        }
+        for live in &mut self.live {
+            let until = self.faults.iter().filter(|f| live.users.contains(&f.id)).map(|f| f.deadline.min(f.lease)).max();
+            if let Some(until) = until {
+                result = result.and(self.host.renew(&mut live.handle, until));
+            }
+        }
+        result
+    }
+
+    /// Ends a fault: its changes are undone, last first, except those that another fault still needs. Ending a
+    /// fault that has ended is nothing.
+    pub fn revert(&mut self, id: FaultId) -> Reverted {
+        let mut reverted = Reverted { fault: id, changes: Vec::new(), measured: Vec::new(), lapsed: false };
+        self.faults.retain(|f| f.id != id);
+        for i in (0..self.live.len()).rev() {
+            let live = &mut self.live[i];
+            if !live.users.contains(&id) {
+                continue;
+            }
+            // Measured before it ends, in reverse; put into the plan's order below.
+            reverted.measured.extend(self.host.measure(&live.what, &mut live.handle));
+            live.users.retain(|user| *user != id);
+            if live.users.is_empty() {
+                let live = self.live.remove(i);
+                reverted.changes.push(self.revert_one(live));
+            }
+        }
+        reverted.measured.reverse();
+        reverted
+    }
+
+    fn revert_one(&mut self, live: Live<H::Handle>) -> RevertedChange {
+        let Live { number, what, undo, handle, .. } = live;
+        let released = self.host.release(&what, handle);
+        let (note, mut error) = match self.host.undo(&undo) {
+            Ok(note) => {
+                self.settle(number, &undo);
+                (note, None)
+            }
+            Err(e) => (String::new(), Some(e.to_string())),
+        };
+        if let Err(e) = released {
+            error = Some(error.map_or_else(|| e.to_string(), |first| format!("{first}; {e}")));
+        }
+        self.left_over.extend(error.clone());
+        RevertedChange { number, note, error }
+    }
+
+    /// Ends every fault, the youngest first.
+    pub fn revert_all(&mut self) -> Vec<Reverted> {
+        let mut ids: Vec<FaultId> = self.faults.iter().map(|f| f.id).collect();
+        ids.reverse();
+        ids.into_iter().map(|id| self.revert(id)).collect()
+    }
+
+    /// Regular work: ends faults whose deadline or lease has passed, and lets the host do its own.
+    pub fn tick(&mut self) -> Vec<Reverted> {
+        self.host.tick();
+        let now = Instant::now();
+        let over: Vec<FaultId> = self.faults.iter().filter(|f| now >= f.deadline.min(f.lease)).map(|f| f.id).collect();
+        over.into_iter().map(|id| Reverted { lapsed: true, ..self.revert(id) }).collect()
+    }
+
+    /// What could not be undone so far.
+    pub fn left_over(&self) -> &[String] {
+        &self.left_over
+    }
+
+    /// Whether nothing is in force.
+    pub fn is_idle(&self) -> bool {
+        self.live.is_empty()
+    }
+
+    /// Ends the journal, once nothing is in force: with nothing outstanding its files are removed.
+    ///
+    /// # Errors
+    /// A file could not be removed.
+    pub fn end_journal(&self) -> io::Result<()> {
+        self.journal.end()
+    }
+}
+
+/// Changes that several faults may need at once.
+fn is_shared(change: &Change) -> bool {
+    matches!(change, Change::Attach { .. } | Change::DelayLine { .. } | Change::Tag { .. } | Change::Sysctl { .. })
+}
+
+/// Whether two changes are about the same object, and so cannot both be made.
+fn same_object(a: &Change, b: &Change) -> bool {
+    match (a, b) {
+        (Change::Rule { .. } | Change::Kill { .. }, _) => false,
+        (Change::Sysctl { netns: n, key: k, .. }, Change::Sysctl { netns: m, key: l, .. }) => (n, k) == (m, l),
+        (Change::Suspend { process: p }, Change::Suspend { process: q }) => p == q,
+        (Change::Freeze { cgroup: c }, Change::Freeze { cgroup: d }) => c.id == d.id,
+        (Change::StopUnit { unit: u, .. }, Change::StopUnit { unit: v, .. }) => u == v,
+        _ => a == b,
+    }
+}

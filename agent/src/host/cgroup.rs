@@ -1,0 +1,105 @@
+//! Control groups of the v2 hierarchy, wherever it is mounted.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use firedrill_model::facts::{CgroupRef, ProcessRef};
+
+use super::process;
+
+/// Where the v2 hierarchy is mounted: `/sys/fs/cgroup`, or `/sys/fs/cgroup/unified` in hybrid mode.
+pub fn mount_point() -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
+    mounts.lines().find_map(|line| {
+        let mut fields = line.split_whitespace();
+        let (_, path, kind) = (fields.next()?, fields.next()?, fields.next()?);
+        (kind == "cgroup2").then(|| PathBuf::from(path))
+    })
+}
+
+/// A group by its path below the mount point.
+///
+/// # Errors
+/// No v2 hierarchy is mounted, or there is no such group.
+pub fn find(path: &str) -> io::Result<CgroupRef> {
+    let root = mount_point().ok_or_else(|| io::Error::new(io::ErrorKind::Unsupported, "no cgroup v2 hierarchy is mounted"))?;
+    at(&root.join(path.trim_matches('/')))
+}
+
+/// A group by its directory.
+///
+/// # Errors
+/// There is no such directory.
+pub fn at(directory: &Path) -> io::Result<CgroupRef> {
+    let meta = fs::metadata(directory)?;
+    Ok(CgroupRef { path: directory.display().to_string(), id: meta.ino() })
+}
+
+/// Whether the path still names the same group.
+pub fn is_same(cgroup: &CgroupRef) -> bool {
+    fs::metadata(&cgroup.path).is_ok_and(|m| m.ino() == cgroup.id)
+}
+
+/// Path of a process's group below the mount point: the `0::` line of `/proc/PID/cgroup`.
+pub fn of_process(pid: i32) -> Option<String> {
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    text.lines().find_map(|l| l.strip_prefix("0::")).map(str::to_owned)
+}
+
+/// All processes of a group and of the groups below it.
+pub fn processes(cgroup: &CgroupRef) -> Vec<ProcessRef> {
+    let mut found = Vec::new();
+    for directory in tree(Path::new(&cgroup.path)) {
+        let pids = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
+        let stats = pids.lines().filter_map(|l| l.parse().ok()).filter_map(|pid| process::stat(pid).ok());
+        found.extend(stats.filter(|s| s.state != 'Z').map(|s| s.process));
+    }
+    found.sort_by_key(|p| p.pid);
+    found
+}
+
+/// The group's directory and all below it, parents first.
+pub fn tree(directory: &Path) -> Vec<PathBuf> {
+    let mut list = vec![directory.to_owned()];
+    let mut next = 0;
+    while next < list.len() {
+        if let Ok(entries) = fs::read_dir(&list[next]) {
+            let mut below: Vec<PathBuf> = entries.flatten().map(|e| e.path()).filter(|p| p.is_dir()).collect();
+            below.sort();
+            list.extend(below);
+        }
+        next += 1;
+    }
+    list
+}
+
+/// Paths of all groups below the mount point.
+pub fn all() -> Vec<String> {
+    let Some(root) = mount_point() else { return Vec::new() };
+    let below = |p: PathBuf| p.strip_prefix(&root).ok().map(|p| p.display().to_string());
+    tree(&root).into_iter().filter_map(below).filter(|p| !p.is_empty()).collect()
+}
+
+/// Whether the group is wholly frozen (`frozen 1` in `cgroup.events`), not only asked to be.
+pub fn is_frozen(cgroup: &CgroupRef) -> bool {
+    let events = fs::read_to_string(Path::new(&cgroup.path).join("cgroup.events")).unwrap_or_default();
+    events.lines().any(|l| l == "frozen 1")
+}
+
+/// The value that was asked for: content of `cgroup.freeze`.
+///
+/// # Errors
+/// There is no such group, or it is the root, which cannot be frozen.
+pub fn freeze_value(cgroup: &CgroupRef) -> io::Result<String> {
+    Ok(fs::read_to_string(Path::new(&cgroup.path).join("cgroup.freeze"))?.trim().to_owned())
+}
+
+/// Asks for a freeze (`1`) or a thaw (`0`).
+///
+/// # Errors
+/// As [`freeze_value`], or no right to write.
+pub fn set_freeze(cgroup: &CgroupRef, value: &str) -> io::Result<()> {
+    fs::write(Path::new(&cgroup.path).join("cgroup.freeze"), value)
+}

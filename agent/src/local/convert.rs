@@ -1,0 +1,74 @@
+//! From the model's words to the data plane's.
+
+use std::time::Instant;
+
+use firedrill_model::change::{Action, Filter, Protocol, Rule, Way};
+use firedrill_model::receipt::{DelayHistogram, PacketCount};
+
+use crate::dataplane::{self, Counters, Direction, RuleSpec};
+
+pub fn direction(way: Way) -> Direction {
+    match way {
+        Way::Egress => Direction::Egress,
+        Way::Ingress => Direction::Ingress,
+    }
+}
+
+/// A monotonic instant as the kernel's `bpf_ktime_get_ns` counts it: both read CLOCK_MONOTONIC.
+pub fn kernel_time(at: Instant) -> u64 {
+    let now = Instant::now();
+    let ns = |d: std::time::Duration| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX);
+    match at.checked_duration_since(now) {
+        Some(ahead) => dataplane::monotonic_ns().saturating_add(ns(ahead)),
+        None => dataplane::monotonic_ns().saturating_sub(ns(now - at)),
+    }
+}
+
+pub fn rule(rule: &Rule, tags: u64, expires: Instant) -> RuleSpec {
+    let Filter { protocol, peers, local_ports, peer_ports } = &rule.filter;
+    RuleSpec {
+        ifindex: rule.interface.as_ref().map(|i| i.index),
+        egress: rule.ways.contains(&Way::Egress),
+        ingress: rule.ways.contains(&Way::Ingress),
+        protocol: match protocol {
+            None => dataplane::Protocol::Any,
+            Some(Protocol::Tcp) => dataplane::Protocol::Tcp,
+            Some(Protocol::Udp) => dataplane::Protocol::Udp,
+            Some(Protocol::Icmp) => dataplane::Protocol::Icmp,
+        },
+        peers: peers.iter().map(|p| dataplane::Cidr { address: p.address, prefix: p.prefix }).collect(),
+        local_ports: local_ports.iter().map(|p| p.first..=p.last).collect(),
+        peer_ports: peer_ports.iter().map(|p| p.first..=p.last).collect(),
+        tags,
+        action: match rule.action {
+            Action::Drop { share } => dataplane::Action::Drop { probability: share.fraction() },
+            Action::Delay { delay, jitter } => dataplane::Action::Delay { delay: delay.0, jitter: jitter.0 },
+        },
+        expires_ns: kernel_time(expires),
+    }
+}
+
+pub fn count(counters: &Counters) -> PacketCount {
+    let delays = &counters.delays;
+    let ns = |d: Option<std::time::Duration>| d.map_or(0, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX));
+    let buckets = delays.by_power_of_two();
+    PacketCount {
+        matched: counters.matched,
+        dropped: counters.dropped,
+        delayed: counters.diverted,
+        bypassed: counters.passed + counters.overflowed,
+        bytes: counters.bytes,
+        applied: DelayHistogram {
+            count: delays.count(),
+            sum_ns: ns(delays.mean()).saturating_mul(delays.count()),
+            min_ns: ns(delays.min()),
+            max_ns: ns(delays.max()),
+            buckets: buckets.iter().enumerate().filter(|(_, n)| **n > 0).map(|(i, n)| (lower_edge(i), *n)).collect(),
+        },
+    }
+}
+
+/// Lower edge of a power-of-two bucket: bucket i holds [2^i, 2^(i+1)) nanoseconds.
+fn lower_edge(bucket: usize) -> u64 {
+    1_u64.checked_shl(u32::try_from(bucket).unwrap_or(63)).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,192 @@
+//! Killing, and watching what comes back: one thread for each kill in force.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use firedrill_model::change::Victim;
+use firedrill_model::facts::ProcessRef;
+use firedrill_model::receipt::KillCount;
+use firedrill_model::units::Span;
+
+
+use crate::host::process::{self, Delivery};
+use crate::host::{cgroup, netns, systemd};
+
+/// How often successors are looked for.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// How long a process may take to end before the receipt says that it did not.
+const END_PATIENCE: Duration = Duration::from_secs(10);
+
+/// A kill in force: what was signalled, and the thread that watches for successors.
+#[derive(Debug)]
+pub struct KillWatch {
+    count: Arc<Mutex<KillCount>>,
+    over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl KillWatch {
+    /// Sends the signal to every victim and begins to watch.
+    ///
+    /// # Errors
+    /// A victim cannot be signalled for lack of the right.
+    pub fn begin(victim: &Victim, signal: i32, keep: bool) -> std::io::Result<Self> {
+        let victims = members(victim);
+        let count = Arc::new(Mutex::new(KillCount::default()));
+        let over = Arc::new(AtomicBool::new(false));
+        let likeness = victims.first().map(Likeness::of);
+        let sent_at = Instant::now();
+        let mut signalled = Vec::new();
+        for process in victims {
+            if process::signal(&process, signal)? == Delivery::Sent {
+                signalled.push(process);
+            }
+        }
+        lock(&count).signalled = signalled.len() as u64;
+        let watcher = Watcher {
+            victim: victim.clone(),
+            likeness,
+            signal,
+            keep,
+            signalled,
+            sent_at,
+            count: Arc::clone(&count),
+            over: Arc::clone(&over),
+        };
+        let thread = std::thread::Builder::new().name("fd-kill".into()).spawn(move || watcher.run())?;
+        Ok(Self { count, over, thread: Some(thread) })
+    }
+
+    /// What has been seen so far.
+    pub fn count(&self) -> KillCount {
+        lock(&self.count).clone()
+    }
+
+    /// Stops watching. What was seen in all.
+    pub fn end(&mut self) -> KillCount {
+        self.over.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // A watcher that panicked has nothing more to add to the count.
+            let _ = thread.join();
+        }
+        self.count()
+    }
+}
+
+impl Drop for KillWatch {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn lock(count: &Mutex<KillCount>) -> std::sync::MutexGuard<'_, KillCount> {
+    count.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The processes of a victim right now.
+fn members(victim: &Victim) -> Vec<ProcessRef> {
+    match victim {
+        Victim::Cgroup(group) => cgroup::processes(group),
+        // A restarted unit may have its group made anew under the same path.
+        Victim::Unit { unit, cgroup: planned } => match cgroup::at(std::path::Path::new(&planned.path)) {
+            Ok(group) => cgroup::processes(&group),
+            Err(_) => match systemd::show(unit).ok().filter(|u| !u.cgroup.is_empty()).map(|u| cgroup::find(&u.cgroup)) {
+                Some(Ok(group)) => cgroup::processes(&group),
+                _ => Vec::new(),
+            },
+        },
+        Victim::Processes { processes } => processes.iter().filter(|p| process::is_alive(p)).cloned().collect(),
+    }
+}
+
+/// What a lone process is known by, so that its successor can be: program, arguments and network namespace.
+#[derive(Debug)]
+struct Likeness {
+    exe: Option<std::path::PathBuf>,
+    cmdline: String,
+    netns: Option<u64>,
+}
+
+impl Likeness {
+    fn of(process: &ProcessRef) -> Self {
+        Self {
+            exe: process::exe(process.pid),
+            cmdline: process::cmdline(process.pid),
+            netns: netns::of_process(process.pid).ok().map(|n| n.inode),
+        }
+    }
+
+    fn matches(&self, pid: i32) -> bool {
+        self.exe.is_some()
+            && process::exe(pid) == self.exe
+            && process::cmdline(pid) == self.cmdline
+            && netns::of_process(pid).ok().map(|n| n.inode) == self.netns
+    }
+}
+
+struct Watcher {
+    victim: Victim,
+    likeness: Option<Likeness>,
+    signal: i32,
+    keep: bool,
+    signalled: Vec<ProcessRef>,
+    sent_at: Instant,
+    count: Arc<Mutex<KillCount>>,
+    over: Arc<AtomicBool>,
+}
+
+impl Watcher {
+    fn run(self) {
+        let mut waiting = self.signalled.clone();
+        let mut first_end: Option<Instant> = None;
+        while !self.over.load(Ordering::Relaxed) {
+            waiting.retain(|process| {
+                if process::is_alive(process) && self.sent_at.elapsed() < END_PATIENCE {
+                    return true;
+                }
+                if !process::is_alive(process) {
+                    first_end.get_or_insert_with(Instant::now);
+                    let mut count = lock(&self.count);
+                    count.gone += 1;
+                    count.slowest_end = Some(Span(rounded(self.sent_at.elapsed())));
+                }
+                false
+            });
+            if let Some(since) = first_end {
+                let successors = self.successors();
+                if !successors.is_empty() {
+                    let mut count = lock(&self.count);
+                    count.downtime.get_or_insert_with(|| Span(rounded(since.elapsed())));
+                    if self.keep {
+                        for process in &successors {
+                            if process::signal(process, self.signal).is_ok_and(|d| d == Delivery::Sent) {
+                                count.again += 1;
+                            }
+                        }
+                    }
+                }
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
+
+    /// Processes that have taken the victims' place.
+    fn successors(&self) -> Vec<ProcessRef> {
+        match (&self.victim, &self.likeness) {
+            (Victim::Processes { .. }, Some(likeness)) => {
+                let last = self.signalled.iter().map(|p| p.started).max().unwrap_or(0);
+                let newer = process::all().into_iter().map(|s| s.process).filter(|p| p.started >= last);
+                newer.filter(|p| !self.signalled.contains(p) && likeness.matches(p.pid)).collect()
+            }
+            (Victim::Processes { .. }, None) => Vec::new(),
+            _ => members(&self.victim).into_iter().filter(|p| !self.signalled.contains(p)).collect(),
+        }
+    }
+}
+
+/// Whole milliseconds: the watch is no finer.
+fn rounded(time: Duration) -> Duration {
+    Duration::from_millis(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
+}

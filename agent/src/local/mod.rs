@@ -1,0 +1,300 @@
+//! This host: how each kind of change is made on it.
+
+mod convert;
+mod kill;
+mod planes;
+
+use std::path::PathBuf;
+use std::process::Child;
+use std::time::{Duration, Instant};
+
+use firedrill_model::change::Change;
+use firedrill_model::facts::{CgroupRef, HostFacts, ProcessRef};
+use firedrill_model::receipt::Measured;
+use firedrill_model::units::Span;
+use nix::libc;
+
+use crate::engine::{ChangeError, Host};
+use crate::host::{cgroup, netns, process, systemd, wait_until};
+use crate::undo::{self, Undo, UndoError};
+use crate::{dataplane, stage, sysctl};
+use kill::KillWatch;
+use planes::{Planes, RuleHandle};
+
+/// How long a state may take to be in force after it was asked for.
+const STATE_PATIENCE: Duration = Duration::from_secs(5);
+/// The longest that a user's own command may take.
+const COMMAND_PATIENCE: Duration = Duration::from_secs(60);
+
+/// What is held while a change is in force.
+pub enum Handle {
+    /// Nothing: the host remembers.
+    Nothing,
+    /// A packet rule.
+    Rule(RuleHandle),
+    /// A kill and its watch.
+    Kill(KillWatch),
+    /// A state that is read back from time to time.
+    State(Watched),
+    /// A process of ours.
+    Child(Child),
+}
+
+/// A state that was written: since when, and whether it was ever found not to be in force.
+pub struct Watched {
+    since: Instant,
+    what: State,
+    broken: Option<String>,
+    last: String,
+}
+
+enum State {
+    Frozen(CgroupRef),
+    Suspended(ProcessRef),
+    UnitDown(String),
+    /// A user's command: its success is all that can be known.
+    Done,
+}
+
+/// This host.
+pub struct LocalHost {
+    facts: HostFacts,
+    planes: Planes,
+    log_directory: Option<PathBuf>,
+    last_look: Instant,
+}
+
+impl LocalHost {
+    /// This host. Processes of a stage write their output to files in `log_directory`.
+    pub fn new(facts: HostFacts, log_directory: Option<PathBuf>) -> Self {
+        Self { facts, planes: Planes::default(), log_directory, last_look: Instant::now() }
+    }
+}
+
+impl Host for LocalHost {
+    type Handle = Handle;
+
+    fn prepare(&mut self, change: &Change) -> Result<Undo, ChangeError> {
+        let failed = || ChangeError::failed(change.to_string());
+        Ok(match change {
+            Change::Attach { netns, interface, .. } if !self.facts.tcx => {
+                let had_clsact =
+                    netns::within(netns, || dataplane::has_clsact(interface.index)).and_then(|r| r).map_err(failed())?;
+                Undo::Clsact { netns: netns.clone(), index: interface.index, name: interface.name.clone(), had_clsact }
+            }
+            Change::Attach { .. } | Change::Tag { .. } | Change::DelayLine { .. } | Change::Rule { .. } => {
+                Undo::DiesWithAgent
+            }
+            Change::Sysctl { netns, key, value } => Undo::Sysctl {
+                netns: netns.clone(),
+                key: key.clone(),
+                old: sysctl::read(netns, key).map_err(failed())?,
+                ours: value.clone(),
+            },
+            Change::Kill { .. } => Undo::Irreversible("a kill is not undone; its supervisor brings it back".into()),
+            Change::Suspend { process } => {
+                if process::is_stopped(process) {
+                    return Err(taken(change, "somebody else has stopped it already"));
+                }
+                if !process::is_alive(process) {
+                    return Err(gone(change));
+                }
+                Undo::Continue { process: process.clone() }
+            }
+            Change::Freeze { cgroup } => {
+                if !cgroup::is_same(cgroup) {
+                    return Err(gone(change));
+                }
+                if cgroup::freeze_value(cgroup).map_err(failed())? != "0" {
+                    return Err(taken(change, "somebody else has frozen it already"));
+                }
+                Undo::Thaw { cgroup: cgroup.clone() }
+            }
+            Change::StopUnit { unit, triggers } => Undo::StartUnit { unit: unit.clone(), triggers: triggers.clone() },
+            Change::Command { undo, .. } => Undo::Command { argv: undo.clone() },
+            Change::Netns { name } => {
+                if netns::named(name).is_ok() {
+                    return Err(taken(change, "there is a namespace of that name already"));
+                }
+                Undo::DeleteNetns { name: name.clone() }
+            }
+            Change::Veth { .. } => Undo::DiesWithAgent,
+            Change::MakeCgroup { path } => {
+                let path = stage::cgroup_path(path).map_err(failed())?;
+                if path.exists() {
+                    return Err(taken(change, "there is a group of that name already"));
+                }
+                Undo::RemoveCgroup { path }
+            }
+            Change::Spawn { .. } => Undo::Irreversible("it ends with its cgroup".into()),
+        })
+    }
+
+    fn apply(&mut self, change: &Change, expires: Instant) -> Result<Handle, ChangeError> {
+        let failed = || ChangeError::failed(change.to_string());
+        Ok(match change {
+            Change::Attach { netns, interface, direction } => {
+                self.planes.attach(netns, interface, *direction)?;
+                Handle::Nothing
+            }
+            Change::DelayLine { netns, interface, direction } => {
+                self.planes.start_line(netns, interface, *direction)?;
+                Handle::Nothing
+            }
+            Change::Tag { netns, sockets } => {
+                self.planes.tag(netns, sockets)?;
+                Handle::Nothing
+            }
+            Change::Rule { netns, rule } => Handle::Rule(self.planes.add_rule(netns, rule, expires)?),
+            Change::Sysctl { netns, key, value } => {
+                sysctl::write(netns, key, value).map_err(failed())?;
+                Handle::Nothing
+            }
+            Change::Kill { victim, signal, keep } => {
+                Handle::Kill(KillWatch::begin(victim, *signal, *keep).map_err(failed())?)
+            }
+            Change::Suspend { process } => {
+                if process::signal(process, libc::SIGSTOP).map_err(failed())? == process::Delivery::Gone {
+                    return Err(gone(change));
+                }
+                self.in_force(change, State::Suspended(process.clone()))?
+            }
+            Change::Freeze { cgroup } => {
+                cgroup::set_freeze(cgroup, "1").map_err(failed())?;
+                self.in_force(change, State::Frozen(cgroup.clone()))?
+            }
+            Change::StopUnit { unit, triggers } => {
+                for name in triggers.iter().chain([unit]) {
+                    systemd::stop(name).map_err(failed())?;
+                }
+                self.in_force(change, State::UnitDown(unit.clone()))?
+            }
+            Change::Command { run, .. } => {
+                undo::command(run, COMMAND_PATIENCE).map_err(failed())?;
+                self.in_force(change, State::Done)?
+            }
+            Change::Netns { name } => {
+                stage::make_netns(name).map_err(failed())?;
+                Handle::Nothing
+            }
+            Change::Veth { a, b } => {
+                stage::join(a, b).map_err(failed())?;
+                Handle::Nothing
+            }
+            Change::MakeCgroup { path } => {
+                stage::make_cgroup(path).map_err(failed())?;
+                Handle::Nothing
+            }
+            Change::Spawn { name, command, env, netns, cgroup, log } => {
+                let file = log.as_ref().map(PathBuf::from);
+                let file = file.or_else(|| self.log_directory.as_ref().map(|d| d.join(format!("{name}.log"))));
+                let what = stage::Spawn { command, env, netns: netns.as_deref(), cgroup, log: file.as_deref() };
+                Handle::Child(stage::spawn(&what).map_err(failed())?.0)
+            }
+        })
+    }
+
+    fn measure(&mut self, change: &Change, handle: &mut Handle) -> Option<Measured> {
+        match (change, handle) {
+            (Change::Rule { netns, .. }, Handle::Rule(rule)) => self.planes.count(netns, rule).map(Measured::Packets),
+            (_, Handle::Kill(watch)) => Some(Measured::Kill(watch.count())),
+            (_, Handle::State(watched)) => Some(watched.read_back()),
+            _ => None,
+        }
+    }
+
+    fn renew(&mut self, handle: &mut Handle, expires: Instant) -> Result<(), ChangeError> {
+        match handle {
+            Handle::Rule(rule) => self.planes.set_expiry(rule, expires),
+            _ => Ok(()),
+        }
+    }
+
+    fn release(&mut self, change: &Change, handle: Handle) -> Result<(), ChangeError> {
+        match (change, handle) {
+            (Change::Attach { netns, interface, direction }, _) => self.planes.detach(netns, interface, *direction),
+            (Change::DelayLine { netns, interface, direction }, _) => self.planes.stop_line(netns, interface, *direction),
+            (Change::Tag { netns, sockets }, _) => self.planes.untag(netns, sockets),
+            (Change::Rule { netns, .. }, Handle::Rule(rule)) => self.planes.remove_rule(netns, rule),
+            (_, Handle::Kill(mut watch)) => {
+                watch.end();
+                Ok(())
+            }
+            (Change::Spawn { .. }, Handle::Child(mut child)) => {
+                // Killed here as well as with its group, so that it is reaped and does not keep the group busy.
+                let _ = child.kill();
+                child.wait().map(drop).map_err(ChangeError::failed(format!("waiting for process {}", child.id())))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn undo(&mut self, undo: &Undo) -> Result<String, UndoError> {
+        undo.revert()
+    }
+
+    fn tick(&mut self) {
+        // New sockets and new interfaces of a target are found by looking, where the kernel does not tell us.
+        const LOOK_EVERY: Duration = Duration::from_millis(500);
+        if self.last_look.elapsed() >= LOOK_EVERY {
+            self.last_look = Instant::now();
+            self.planes.look_again();
+        }
+    }
+}
+
+impl LocalHost {
+    /// Waits until a state is in force, and watches it from then on.
+    fn in_force(&self, change: &Change, what: State) -> Result<Handle, ChangeError> {
+        let mut watched = Watched { since: Instant::now(), what, broken: None, last: String::new() };
+        if wait_until(STATE_PATIENCE, || watched.look().0) {
+            Ok(Handle::State(watched))
+        } else {
+            Err(ChangeError::NoEffect { what: change.to_string(), seen: watched.look().1 })
+        }
+    }
+}
+
+impl Watched {
+    fn look(&mut self) -> (bool, String) {
+        match &self.what {
+            State::Frozen(cgroup) => {
+                let frozen = cgroup::is_frozen(cgroup);
+                (frozen, format!("frozen {}", u8::from(frozen)))
+            }
+            State::Suspended(process) => {
+                let letter = process::stat(process.pid).map(|s| s.state.to_string());
+                (process::is_stopped(process), format!("state {}", letter.unwrap_or_else(|_| "gone".into())))
+            }
+            State::UnitDown(unit) => match systemd::active_state(unit) {
+                Ok(state) => (matches!(state.as_str(), "inactive" | "failed"), state),
+                Err(e) => (false, e.to_string()),
+            },
+            State::Done => (true, "its command succeeded".into()),
+        }
+    }
+
+    fn read_back(&mut self) -> Measured {
+        let (in_force, seen) = self.look();
+        if !in_force {
+            self.broken.get_or_insert(seen.clone());
+        }
+        self.last = seen;
+        Measured::State {
+            in_force: self.broken.is_none(),
+            seen: self.broken.clone().unwrap_or_else(|| self.last.clone()),
+            held: Span(self.since.elapsed()),
+        }
+    }
+}
+
+fn taken(change: &Change, holder: &str) -> ChangeError {
+    ChangeError::Taken { what: change.to_string(), holder: holder.to_owned() }
+}
+
+fn gone(change: &Change) -> ChangeError {
+    ChangeError::failed(change.to_string())(std::io::Error::new(
+        std::io::ErrorKind::NotFound,
+        "it is gone; its target was resolved a moment ago, so it has just ended or been replaced",
+    ))
+}

@@ -1,0 +1,180 @@
+//! Stages: namespaces, links, groups and processes of our own, such as the demo's. Made as changes like any
+//! other, so that nothing of them is left when we die.
+
+mod links;
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use firedrill_model::facts::ProcessRef;
+use nix::libc;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, setns, unshare};
+
+use crate::host::{cgroup, netns, process, wait_until};
+
+pub use links::join;
+
+/// Path of a named namespace.
+fn netns_path(name: &str) -> PathBuf {
+    Path::new(netns::NAMED).join(name)
+}
+
+/// Makes a named network namespace, as `ip netns add` does, with its loopback interface up.
+///
+/// # Errors
+/// The name is taken, or CAP_SYS_ADMIN is missing.
+pub fn make_netns(name: &str) -> io::Result<()> {
+    let path = netns_path(name);
+    fs::create_dir_all(netns::NAMED)?;
+    OpenOptions::new().write(true).create_new(true).open(&path)?;
+    let made = std::thread::scope(|scope| {
+        let worker = scope.spawn(|| -> io::Result<()> {
+            unshare(CloneFlags::CLONE_NEWNET)?;
+            mount(Some("/proc/thread-self/ns/net"), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+            links::bring_up("lo")
+        });
+        worker.join().map_err(|_| io::Error::other("the thread that made the namespace failed"))?
+    });
+    if made.is_err() {
+        delete_netns(name)?;
+    }
+    made
+}
+
+/// Deletes a named network namespace; not there is as good.
+///
+/// # Errors
+/// It is in the way in a manner that `umount` cannot solve.
+pub fn delete_netns(name: &str) -> io::Result<String> {
+    let path = netns_path(name);
+    if path.symlink_metadata().is_err() {
+        return Ok("gone already".into());
+    }
+    // EINVAL: not a mount point, because we died between making the file and mounting on it.
+    match umount2(&path, MntFlags::MNT_DETACH) {
+        Ok(()) | Err(nix::Error::EINVAL) => {}
+        Err(e) => return Err(e.into()),
+    }
+    fs::remove_file(&path)?;
+    Ok("deleted".into())
+}
+
+/// Directory of a group below the cgroup v2 mount point.
+///
+/// # Errors
+/// No v2 hierarchy is mounted.
+pub fn cgroup_path(path: &str) -> io::Result<PathBuf> {
+    let root = cgroup::mount_point().ok_or_else(|| io::Error::new(io::ErrorKind::Unsupported, "no cgroup v2 hierarchy is mounted"))?;
+    Ok(root.join(path.trim_matches('/')))
+}
+
+/// Makes a group; its parents must be there.
+///
+/// # Errors
+/// It exists, or the right is missing.
+pub fn make_cgroup(path: &str) -> io::Result<()> {
+    fs::create_dir(cgroup_path(path)?)
+}
+
+/// Kills what is in a group of ours and removes it with all below it; not there is as good.
+///
+/// # Errors
+/// A process does not end, or the group is not empty after all.
+pub fn remove_cgroup(path: &Path) -> io::Result<String> {
+    if !path.is_dir() {
+        return Ok("gone already".into());
+    }
+    let group = cgroup::at(path)?;
+    let mut killed = 0;
+    let empty = wait_until(Duration::from_secs(5), || {
+        // A frozen group must be thawed for its processes to die; cgroup.kill (5.14) does both, and catches forks.
+        if fs::write(path.join("cgroup.kill"), "1").is_err() {
+            let _ = cgroup::set_freeze(&group, "0");
+            for victim in cgroup::processes(&group) {
+                let _ = process::signal(&victim, libc::SIGKILL);
+            }
+        }
+        let left = cgroup::processes(&group).len();
+        killed = killed.max(left);
+        left == 0
+    });
+    if !empty {
+        return Err(io::Error::new(io::ErrorKind::ResourceBusy, format!("{} still has processes", path.display())));
+    }
+    for directory in cgroup::tree(path).into_iter().rev() {
+        // Zombies keep a group busy until they are reaped.
+        let mut last = Ok(());
+        wait_until(Duration::from_secs(2), || {
+            last = fs::remove_dir(&directory).or_else(|e| if e.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(e) });
+            last.is_ok()
+        });
+        last?;
+    }
+    Ok(if killed == 0 { "removed".into() } else { format!("{killed} processes killed, removed") })
+}
+
+/// What to start, and where.
+#[derive(Debug)]
+pub struct Spawn<'a> {
+    /// Program and arguments.
+    pub command: &'a [String],
+    /// Environment added to our own.
+    pub env: &'a std::collections::BTreeMap<String, String>,
+    /// Named network namespace.
+    pub netns: Option<&'a str>,
+    /// Group below the cgroup v2 mount point.
+    pub cgroup: &'a str,
+    /// File that takes its output.
+    pub log: Option<&'a Path>,
+}
+
+/// Starts a process inside a group and a namespace of ours: it is in both before its first instruction. It is in
+/// a process group of its own, so that Ctrl-C reaches us alone.
+///
+/// # Errors
+/// The program, the group or the namespace is not there.
+pub fn spawn(what: &Spawn<'_>) -> io::Result<(Child, ProcessRef)> {
+    let [program, args @ ..] = what.command else {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the command is empty"));
+    };
+    let procs = cgroup_path(what.cgroup)?.join("cgroup.procs");
+    let namespace = what.netns.map(|name| File::open(netns_path(name))).transpose()?;
+    let output = match what.log {
+        Some(path) => Stdio::from(OpenOptions::new().create(true).append(true).open(path)?),
+        None => Stdio::null(),
+    };
+    let errors = match what.log {
+        Some(path) => Stdio::from(OpenOptions::new().append(true).open(path)?),
+        None => Stdio::null(),
+    };
+    // The shell joins the group and then becomes the program; nothing of ours is interpolated into its script.
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", "echo 0 > \"$1\" && shift && exec \"$@\"", "sh"]).arg(&procs).arg(program).args(args);
+    command.envs(what.env).stdin(Stdio::null()).stdout(output).stderr(errors).process_group(0);
+    let child = std::thread::scope(|scope| {
+        let worker = scope.spawn(move || -> io::Result<Child> {
+            if let Some(namespace) = &namespace {
+                setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET)?;
+            }
+            command.spawn()
+        });
+        worker.join().map_err(|_| io::Error::other("the thread that starts processes failed"))?
+    })?;
+    let pid = child.id().cast_signed();
+    let identity = process::stat(pid)?.process;
+    // Until it is in the group, removing the group would not end it.
+    let joined = wait_until(Duration::from_secs(2), || {
+        cgroup::of_process(pid).is_none_or(|path| path.trim_matches('/') == what.cgroup.trim_matches('/'))
+    });
+    if !joined {
+        process::signal(&identity, libc::SIGKILL)?;
+        return Err(io::Error::other(format!("it did not join cgroup {}", what.cgroup)));
+    }
+    Ok((child, identity))
+}

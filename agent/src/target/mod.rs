@@ -1,0 +1,184 @@
+//! From a target as people name it to the things on this host that it stands for, or a clear "no" before
+//! anything is touched.
+
+mod protect;
+mod select;
+
+use std::io;
+
+use firedrill_model::facts::{Control, HostFacts, Interface, NetnsFacts, NetnsRef, ProcessRef, TargetFacts, TargetKind};
+use firedrill_model::file::did_you_mean;
+use firedrill_model::run::TargetPlan;
+use firedrill_model::target::TargetSpec;
+
+use crate::host::{cgroup, netns, process, systemd};
+
+pub use protect::Protected;
+
+/// Why a target cannot be acted on.
+#[derive(Debug, thiserror::Error)]
+pub enum TargetError {
+    /// Nothing of that name.
+    #[error("no {what} matches `{wanted}`; {help}")]
+    NotFound {
+        /// What was looked for.
+        what: &'static str,
+        /// As it was named.
+        wanted: String,
+        /// What there is that is similar.
+        help: String,
+    },
+    /// There, but nothing runs in it.
+    #[error("{0} has no running process")]
+    Empty(String),
+    /// It must not be touched.
+    #[error("{target} is protected: {why}")]
+    Protected {
+        /// The target.
+        target: String,
+        /// The reason, and what to name instead.
+        why: String,
+    },
+    /// Its processes live in several network namespaces.
+    #[error("the processes of {0} are in several network namespaces; name one of them with `netns:`, or a smaller cgroup")]
+    SeveralNamespaces(String),
+    /// The host could not be asked.
+    #[error("looking for {what}: {source}")]
+    Io {
+        /// What was looked for.
+        what: String,
+        /// The error.
+        source: io::Error,
+    },
+}
+
+/// Finds a target. Pids are looked up now, so this is done when a step begins.
+///
+/// # Errors
+/// Nothing or something protected matched.
+pub fn resolve(plan: &TargetPlan, host: &HostFacts, protected: &Protected) -> Result<TargetFacts, TargetError> {
+    let found = find(&plan.name, &plan.spec, plan.control.clone(), host)?;
+    protected.check(&found, host)?;
+    Ok(found)
+}
+
+fn find(name: &str, spec: &TargetSpec, control: Option<Control>, host: &HostFacts) -> Result<TargetFacts, TargetError> {
+    let base = |kind| TargetFacts {
+        name: name.to_owned(),
+        kind,
+        netns: None,
+        cgroup: None,
+        unit: None,
+        processes: Vec::new(),
+        control: control.clone(),
+    };
+    if let Some(path) = &spec.cgroup {
+        let cgroup = cgroup::find(path).map_err(|_| not_found("cgroup", path, &cgroup::all()))?;
+        let processes = cgroup::processes(&cgroup);
+        // A replica with commands of its own may be down when it is looked at: they will start it.
+        if processes.is_empty() && control.is_none() {
+            return Err(TargetError::Empty(format!("cgroup {path}")));
+        }
+        let netns = shared_namespace(name, &processes)?;
+        return Ok(TargetFacts { cgroup: Some(cgroup), netns, processes, ..base(TargetKind::Cgroup) });
+    }
+    if let Some(unit) = &spec.unit {
+        return find_unit(name, unit, base(TargetKind::Unit), host);
+    }
+    if let Some(pid) = spec.pid {
+        let stat = process::stat(pid).map_err(|_| TargetError::NotFound {
+            what: "process",
+            wanted: pid.to_string(),
+            help: "it has ended, or never was; `process: {exe: ..}` finds processes by what they are".into(),
+        })?;
+        return of_processes(name, vec![stat.process], base(TargetKind::Process));
+    }
+    if let Some(selector) = &spec.process {
+        return of_processes(name, select::processes(selector)?, base(TargetKind::Process));
+    }
+    let namespace = match &spec.netns {
+        Some(wanted) => netns::named(wanted).map_err(|_| not_found("network namespace", wanted, &netns::names()))?,
+        None => netns::at("/proc/self/ns/net").map_err(|e| io_error("the host's network namespace", e))?,
+    };
+    let all = interfaces(&namespace)?;
+    match &spec.interface {
+        Some(wanted) => {
+            let names: Vec<String> = all.iter().map(|i| i.name.clone()).collect();
+            let one = all.into_iter().find(|i| i.name == *wanted).ok_or_else(|| not_found("interface", wanted, &names))?;
+            let netns = NetnsFacts { netns: namespace, interfaces: vec![one] };
+            Ok(TargetFacts { netns: Some(netns), ..base(TargetKind::Interface) })
+        }
+        None => {
+            let interfaces = all.into_iter().filter(|i| !i.loopback).collect();
+            Ok(TargetFacts { netns: Some(NetnsFacts { netns: namespace, interfaces }), ..base(TargetKind::Netns) })
+        }
+    }
+}
+
+fn find_unit(name: &str, wanted: &str, base: TargetFacts, host: &HostFacts) -> Result<TargetFacts, TargetError> {
+    if !host.systemd {
+        return Err(TargetError::NotFound {
+            what: "unit",
+            wanted: wanted.to_owned(),
+            help: "systemd does not run this host; name a cgroup, pid or process instead".into(),
+        });
+    }
+    let unit = systemd::show(wanted).map_err(|e| io_error(&format!("unit {wanted}"), e))?;
+    if unit.load == "not-found" || unit.load.is_empty() {
+        return Err(not_found("unit", &systemd::full_name(wanted), &systemd::services()));
+    }
+    let mut target = TargetFacts { unit: unit.facts, ..base };
+    if !unit.cgroup.is_empty() {
+        let cgroup = cgroup::find(&unit.cgroup).map_err(|e| io_error(&format!("cgroup {} of unit {wanted}", unit.cgroup), e))?;
+        target.processes = cgroup::processes(&cgroup);
+        target.netns = shared_namespace(name, &target.processes)?;
+        target.cgroup = Some(cgroup);
+    }
+    Ok(target)
+}
+
+fn of_processes(name: &str, processes: Vec<ProcessRef>, base: TargetFacts) -> Result<TargetFacts, TargetError> {
+    let netns = shared_namespace(name, &processes)?;
+    Ok(TargetFacts { netns, processes, ..base })
+}
+
+/// The one namespace in which all of the processes live, with all its interfaces.
+fn shared_namespace(name: &str, processes: &[ProcessRef]) -> Result<Option<NetnsFacts>, TargetError> {
+    let mut found: Option<NetnsRef> = None;
+    for process in processes {
+        // A process that ends just now has no say.
+        let Ok(netns) = netns::of_process(process.pid) else { continue };
+        match &found {
+            Some(first) if first.inode != netns.inode => return Err(TargetError::SeveralNamespaces(name.to_owned())),
+            Some(_) => {}
+            None => found = Some(netns),
+        }
+    }
+    let Some(netns) = found else { return Ok(None) };
+    let interfaces = interfaces(&netns)?;
+    Ok(Some(NetnsFacts { netns, interfaces }))
+}
+
+fn interfaces(namespace: &NetnsRef) -> Result<Vec<Interface>, TargetError> {
+    netns::interfaces(namespace).map_err(|e| io_error(&format!("interfaces of {}", namespace.path), e))
+}
+
+fn not_found(what: &'static str, wanted: &str, known: &[String]) -> TargetError {
+    let mut names: Vec<&str> = known.iter().map(String::as_str).collect();
+    // The whole list of a big host helps nobody.
+    let many = names.len() > 12;
+    let near = firedrill_model::file::closest(wanted, names.iter().copied());
+    let help = match (near, many) {
+        (None, true) => {
+            names.truncate(12);
+            format!("there are {}, such as {}", known.len(), names.join(", "))
+        }
+        _ => did_you_mean(wanted, names),
+    };
+    TargetError::NotFound { what, wanted: wanted.to_owned(), help }
+}
+
+fn io_error(what: &str, source: io::Error) -> TargetError {
+    TargetError::Io { what: what.to_owned(), source }
+}
+

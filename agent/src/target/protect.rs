@@ -1,0 +1,91 @@
+//! What is never touched: the processes and paths by which the host is reached and Firedrill itself works.
+
+use firedrill_model::facts::{HostFacts, TargetFacts, TargetKind};
+
+use super::TargetError;
+use crate::host::{cgroup, process};
+
+/// Names of processes that a host needs to be reachable and to recover.
+const NAMES: &[&str] = &[
+    "systemd", "init", "sshd", "sshd-session", "systemd-journal", "systemd-journald", "systemd-udevd", "systemd-logind",
+    "systemd-network", "systemd-networkd", "systemd-resolve", "systemd-resolved", "dbus-daemon", "dbus-broker", "dockerd", "containerd",
+    "containerd-shim", "podman", "crio",
+];
+
+/// The processes that are protected, taken when the agent starts.
+#[derive(Clone, Debug)]
+pub struct Protected {
+    /// The agent, its ancestors and its guardian.
+    own: Vec<i32>,
+}
+
+impl Protected {
+    /// Protects this process, its ancestors and, once there is one, its guardian.
+    pub fn new(guardian: Option<i32>) -> Self {
+        let mut own = process::lineage(std::process::id().cast_signed());
+        own.extend(guardian);
+        Self { own }
+    }
+
+    /// Refuses a target that is or holds something protected.
+    ///
+    /// # Errors
+    /// Names what is protected, and why.
+    pub fn check(&self, target: &TargetFacts, host: &HostFacts) -> Result<(), TargetError> {
+        let refuse = |why: String| Err(TargetError::Protected { target: target.name.clone(), why });
+        if let Some(group) = &target.cgroup
+            && cgroup::mount_point().is_some_and(|root| root.display().to_string() == group.path.trim_end_matches('/'))
+        {
+            return refuse("it is the root cgroup, which holds every process of the host; name one below it".into());
+        }
+        for found in &target.processes {
+            let pid = found.pid;
+            if self.own.contains(&pid) {
+                return refuse(format!("process {pid} ({}) is Firedrill itself or one of its ancestors", found.comm));
+            }
+            if pid == 1 {
+                return refuse("process 1 is the host's init".into());
+            }
+            if NAMES.contains(&found.comm.as_str()) {
+                return refuse(format!("process {pid} ({}) keeps the host reachable and in order", found.comm));
+            }
+            if process::stat(pid).is_ok_and(|s| s.kernel_thread) {
+                return refuse(format!("process {pid} ({}) is a kernel thread", found.comm));
+            }
+        }
+        let Some(network) = &target.netns else { return Ok(()) };
+        if network.netns.inode != host.netns {
+            return Ok(());
+        }
+        match target.kind {
+            TargetKind::Netns => refuse(
+                "it is the host's own network namespace, which would cut off everything on the host; name a unit, cgroup or \
+                 process"
+                    .into(),
+            ),
+            TargetKind::Interface => match network.interfaces.iter().find(|i| i.loopback || carries_default_route(&i.name)) {
+                Some(interface) => refuse(format!(
+                    "{} is the host's own loopback or way to the world; name a unit, cgroup or process",
+                    interface.name
+                )),
+                None => Ok(()),
+            },
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Whether a default route of the host leaves by this interface (proc_net_route; both families).
+fn carries_default_route(interface: &str) -> bool {
+    let v4 = std::fs::read_to_string("/proc/net/route").unwrap_or_default();
+    let v4 = v4.lines().skip(1).any(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        fields.first() == Some(&interface) && fields.get(1) == Some(&"00000000") && fields.get(7) == Some(&"00000000")
+    });
+    let v6 = std::fs::read_to_string("/proc/net/ipv6_route").unwrap_or_default();
+    v4 || v6.lines().any(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        // Every namespace has a catch-all "unreachable" default on lo; it carries nothing.
+        fields.get(1) == Some(&"00") && fields.last() == Some(&interface) && interface != "lo"
+    })
+}

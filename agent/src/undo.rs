@@ -1,0 +1,189 @@
+//! Inverses: how each change is undone, from nothing but its record. The engine, the guardian and `recover`
+//! run the same code.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use firedrill_model::facts::{CgroupRef, NetnsRef, ProcessRef};
+use nix::libc;
+use serde::{Deserialize, Serialize};
+
+use crate::host::{cgroup, netns, process, systemd, wait_until};
+use crate::{dataplane, stage, sysctl};
+
+/// The inverse of a change, with the old value that it restores. Recorded before the change is made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Undo {
+    /// The kernel undoes it when the agent's descriptors close; there is nothing to do but look.
+    DiesWithAgent,
+    /// It cannot be undone; the text says why that is all right.
+    Irreversible(String),
+    /// Our packet filters on one interface, before kernels had links for them.
+    Clsact {
+        /// Namespace of the interface.
+        netns: NetnsRef,
+        /// Its index.
+        index: u32,
+        /// Its name.
+        name: String,
+        /// Whether the clsact hook was there before us, and so must stay.
+        had_clsact: bool,
+    },
+    /// A kernel parameter.
+    Sysctl {
+        /// The namespace.
+        netns: NetnsRef,
+        /// Dotted key.
+        key: String,
+        /// The value to restore.
+        old: String,
+        /// The value that we wrote: if another is found, somebody else has changed it since, and it stays.
+        ours: String,
+    },
+    /// Thaw a group.
+    Thaw {
+        /// The group.
+        cgroup: CgroupRef,
+    },
+    /// Continue a stopped process.
+    Continue {
+        /// The process.
+        process: ProcessRef,
+    },
+    /// Start a unit again, then its triggers.
+    StartUnit {
+        /// The unit.
+        unit: String,
+        /// Triggers that were stopped.
+        triggers: Vec<String>,
+    },
+    /// Run the user's command.
+    Command {
+        /// Program and arguments.
+        argv: Vec<String>,
+    },
+    /// Remove a network namespace of ours.
+    DeleteNetns {
+        /// Its name.
+        name: String,
+    },
+    /// Kill what is in a group of ours, and remove it and the groups below it.
+    RemoveCgroup {
+        /// Its directory.
+        path: PathBuf,
+    },
+}
+
+/// Why an inverse failed, and what is left on the host.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}: {source}; left: {left}")]
+pub struct UndoError {
+    /// What was tried.
+    pub what: String,
+    /// What is left to do by hand.
+    pub left: String,
+    /// The error.
+    pub source: io::Error,
+}
+
+/// The longest that a user's own undo command may take.
+const COMMAND_PATIENCE: Duration = Duration::from_secs(60);
+
+impl Undo {
+    /// Whether the change outlives a reboot, so that its record must, too.
+    pub fn outlives_reboot(&self) -> bool {
+        matches!(self, Self::Command { .. })
+    }
+
+    /// Undoes the change. Doing it twice, or when it was never done, is harmless. The text says what was found
+    /// and done.
+    ///
+    /// # Errors
+    /// What failed, and what is left.
+    pub fn revert(&self) -> Result<String, UndoError> {
+        let fail = |what: String, left: String| move |source: io::Error| UndoError { what, left, source };
+        match self {
+            Self::DiesWithAgent => Ok("gone with the agent's descriptors".into()),
+            Self::Irreversible(why) => Ok(why.clone()),
+            Self::Clsact { netns, index, name, had_clsact } => {
+                let Ok(file) = netns::open(netns) else { return Ok("its namespace is gone".into()) };
+                dataplane::remove_clsact_filters(file.as_fd(), *index, *had_clsact)
+                    .map(|()| "filters removed".into())
+                    .map_err(|e| fail(format!("removing our filters from {name}"), format!("`tc filter show dev {name}`"))(io::Error::other(e)))
+            }
+            Self::Sysctl { netns, key, old, ours } => match sysctl::restore(netns, key, old, ours) {
+                Ok(note) => Ok(note),
+                Err(e) => Err(fail(format!("restoring {key}"), format!("`sysctl -w {key}={old}`"))(e)),
+            },
+            Self::Thaw { cgroup } => thaw(cgroup)
+                .map_err(fail(format!("thawing {}", cgroup.path), format!("`echo 0 > {}/cgroup.freeze`", cgroup.path))),
+            Self::Continue { process } => {
+                let sent = process::signal(process, libc::SIGCONT);
+                sent.map(|d| if d == process::Delivery::Sent { "continued".into() } else { "it has ended meanwhile".into() })
+                    .map_err(fail(format!("continuing process {}", process.pid), format!("`kill -CONT {}`", process.pid)))
+            }
+            Self::StartUnit { unit, triggers } => {
+                for name in std::iter::once(unit).chain(triggers) {
+                    systemd::start(name).map_err(fail(format!("starting {name}"), format!("`systemctl start {name}`")))?;
+                }
+                Ok("started".into())
+            }
+            Self::Command { argv } => command(argv, COMMAND_PATIENCE)
+                .map(|()| "undone by its own command".into())
+                .map_err(fail(format!("running `{}`", argv.join(" ")), format!("run it by hand: `{}`", argv.join(" ")))),
+            Self::DeleteNetns { name } => stage::delete_netns(name)
+                .map_err(fail(format!("deleting network namespace {name}"), format!("`ip netns delete {name}`"))),
+            Self::RemoveCgroup { path } => stage::remove_cgroup(path)
+                .map_err(fail(format!("removing cgroup {}", path.display()), format!("`rmdir {}`", path.display()))),
+        }
+    }
+}
+
+fn thaw(group: &CgroupRef) -> io::Result<String> {
+    if !cgroup::is_same(group) {
+        return Ok("the group is gone".into());
+    }
+    cgroup::set_freeze(group, "0")?;
+    wait_until(Duration::from_secs(2), || !cgroup::is_frozen(group))
+        .then(|| "thawed".to_owned())
+        .ok_or_else(|| io::Error::new(io::ErrorKind::TimedOut, "still frozen; perhaps a group above it is, too"))
+}
+
+/// Runs a program to its end, its output thrown away unless it fails.
+///
+/// # Errors
+/// It cannot be started, fails, or takes longer than `patience`.
+pub fn command(argv: &[String], patience: Duration) -> io::Result<()> {
+    let [program, args @ ..] = argv else {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the command is empty"));
+    };
+    let mut child =
+        Command::new(program).args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+    let begun = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait()? {
+            if status.success() {
+                return Ok(());
+            }
+            // A child of the command may hold the pipe open; what has been written so far is enough.
+            let why = child.stderr.take().map(first_line).unwrap_or_default();
+            return Err(io::Error::other(format!("{status}{}{why}", if why.is_empty() { "" } else { ": " })));
+        }
+        if begun.elapsed() > patience {
+            child.kill()?;
+            child.wait()?;
+            return Err(io::Error::new(io::ErrorKind::TimedOut, format!("took longer than {} s", patience.as_secs())));
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn first_line(mut pipe: impl io::Read) -> String {
+    let mut buffer = [0; 512];
+    let n = pipe.read(&mut buffer).unwrap_or(0);
+    String::from_utf8_lossy(&buffer[..n]).lines().next().unwrap_or_default().to_owned()
+}
