@@ -10,7 +10,9 @@ pub fn closest<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> Opt
     known
         .into_iter()
         .map(|name| (distance(&wrong.to_lowercase(), &name.to_lowercase()), name))
-        .filter(|(d, name)| *d <= most || name.contains(wrong) && wrong.len() > 2)
+        .filter(|(d, name)| {
+            *d <= most || name.contains(wrong) && wrong.len() > 2 || wrong.contains(name) && name.len() > 2
+        })
         .min_by_key(|(d, _)| *d)
         .map(|(_, name)| name)
 }
@@ -55,6 +57,7 @@ mod tests {
         assert_eq!(closest("dealy", ["delay", "jitter"]), Some("delay"));
         assert_eq!(closest("teh", ["the", "then"]), Some("the"));
         assert_eq!(distance("kitten", "sitting"), 3);
+        assert_eq!(closest("SIGTERM", ["KILL", "TERM"]), Some("TERM"));
         assert_eq!(closest("web", ["web-1", "store"]), Some("web-1"));
         assert_eq!(closest("zebra", ["delay", "jitter"]), None);
     }

@@ -274,10 +274,7 @@ fn a_run_ends_by_its_deadline_and_its_recovery_whatever_happens() {
     let (state, effects) = step(&plan, state, Input::Tick, secs(10));
     assert_eq!(state, State::Reverting);
     let why = "its deadline of 10s was reached".to_owned();
-    assert_eq!(
-        effects,
-        [Effect::Aborted { why, invalid: false }, Effect::Enter(Phase::Revert), Effect::RevertAll]
-    );
+    assert_eq!(effects, [Effect::Aborted { why, invalid: false }, Effect::Enter(Phase::Revert), Effect::RevertAll]);
     for (seed, plan, trace) in runs(0.0) {
         let bound = plan.deadline.0 + plan.healed.0 + SETTLE.0 + secs(5);
         assert!(trace.end <= bound, "seed {seed}: ended after {:?}", trace.end);
@@ -355,8 +352,11 @@ fn a_message_that_comes_twice_or_names_no_step_changes_nothing() {
     let (state, _) = step(&plan, state, Input::Injected(0), secs(2));
     let in_force = State::Acting { since: secs(1), steps: vec![StepState::InForce(secs(7)), StepState::Waiting] };
     assert_eq!(state, in_force);
-    let strange = [Input::Injected(0), Input::StepReverted(0), Input::Injected(1), Input::StepReverted(1), Input::Injected(9)];
-    for input in strange.into_iter().chain([Input::StepReverted(9), Input::Begin, Input::Steady, Input::Clean, Input::Closed]) {
+    let strange =
+        [Input::Injected(0), Input::StepReverted(0), Input::Injected(1), Input::StepReverted(1), Input::Injected(9)];
+    for input in
+        strange.into_iter().chain([Input::StepReverted(9), Input::Begin, Input::Steady, Input::Clean, Input::Closed])
+    {
         assert_eq!(step(&plan, in_force.clone(), input.clone(), secs(3)), (in_force.clone(), Vec::new()), "{input:?}");
     }
 }

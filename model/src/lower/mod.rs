@@ -235,7 +235,7 @@ impl Library {
                 );
             }
         }
-        let abort = lower_abort(&mut site, experiment, &probes);
+        let abort = lower_abort(&mut site, experiment, system, &probes);
         let (baseline, baseline_auto) = lower_baseline(&mut site, experiment, &probes);
         let mut plan = RunPlan {
             experiment: experiment.name.value.clone(),
@@ -394,13 +394,19 @@ fn lower_baseline(site: &mut Site<'_>, experiment: &Experiment, probes: &[ProbeP
     }
 }
 
-fn lower_abort(site: &mut Site<'_>, experiment: &Experiment, probes: &[ProbePlan]) -> Vec<AbortPlan> {
+fn lower_abort(site: &mut Site<'_>, experiment: &Experiment, system: &System, probes: &[ProbePlan]) -> Vec<AbortPlan> {
+    let components = system.components.iter().map(|c| &c.value);
+    let written: Vec<String> = components
+        .flat_map(|c| c.probes.iter().map(|p| format!("{}/{}", c.name.value, p.value.name.value)).collect::<Vec<_>>())
+        .collect();
     let mut rules = Vec::new();
     for rule in &experiment.abort {
         match probes.iter().position(|p| p.name == rule.probe.value) {
             Some(probe) => rules.push(AbortPlan { probe, bad_for: rule.bad_for }),
+            // It is there but wrong, which has been reported already.
+            None if written.contains(&rule.probe.value) => {}
             None => {
-                let help = did_you_mean(&rule.probe.value, probes.iter().map(|p| p.name.as_str()));
+                let help = did_you_mean(&rule.probe.value, written.iter().map(String::as_str));
                 let message = format!("there is no probe `{}`", rule.probe.value);
                 site.report(Place::of(&rule.probe), message, Some(help));
             }
@@ -413,8 +419,9 @@ fn lower_abort(site: &mut Site<'_>, experiment: &Experiment, probes: &[ProbePlan
 fn check_windows(site: &mut Site<'_>, experiment: &Experiment, plan: &RunPlan) {
     let window = plan.fault_window().0.saturating_sub(plan.outage.0);
     for probe in plan.probes.iter().filter(|p| !plan.is_inside(p)) {
-        let samples = (window.as_secs_f64() / probe.every.as_secs_f64()).floor() as usize;
-        if samples < probe.needs {
+        // In whole nanoseconds: 14.95 s / 50 ms is 298.99 in binary fractions.
+        let samples = window.as_nanos() / probe.every.0.as_nanos().max(1);
+        if samples < probe.needs as u128 {
             let lacking = time_for_samples(probe).saturating_add(plan.outage.0);
             let message = format!(
                 "`{}` cannot be shown to hold: {} of faults less {} of permitted outage give {samples} samples, and its \
