@@ -14,6 +14,7 @@ pub mod journal;
 pub mod local;
 pub mod owner;
 pub mod recover;
+pub mod snapshot;
 pub mod stage;
 #[allow(unsafe_code)]
 pub mod sys;

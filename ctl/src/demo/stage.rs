@@ -96,7 +96,7 @@ pub fn plan(prefix: &str, program: &str, log: Option<&str>, ipv6: bool) -> Plan 
         cgroup: cgroup(prefix, node),
         log: log.map(str::to_owned),
     };
-    changes.push(spawn(HUB, shop::router_args()));
+    changes.push(spawn(HUB, shop::router_args(&netns(prefix, HUB))));
     for node in NODES {
         if let Some((role, asks)) = node.role {
             let any = if ipv6 { IpAddr::V6(Ipv6Addr::UNSPECIFIED) } else { IpAddr::V4(Ipv4Addr::UNSPECIFIED) };
@@ -119,8 +119,10 @@ fn address(from: &Node, to: &str, ipv6: bool) -> SocketAddr {
 fn wire(prefix: &str, node: &Node, ipv6: bool) -> Change {
     let hosts = |host| [IpAddr::V4(v4(node.subnet, host)), IpAddr::V6(v6(node.subnet, host))];
     let used = |ip: &IpAddr| ipv6 || ip.is_ipv4();
-    let addresses =
-        |host| hosts(host).into_iter().filter(used).map(|ip| (ip, if ip.is_ipv4() { 24 } else { 64 })).collect();
+    let addresses = |host| hosts(host).into_iter().filter(used).map(|ip| (ip, if ip.is_ipv4() { 24 } else { 64 }));
+    // A router asks for its neighbours' addresses from a link-local address of its own. The automatic one is tentative
+    // for two seconds (duplicate address detection), in which it would not ask.
+    let link_local = ipv6.then_some((IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1)), 64));
     let everything = |via: &IpAddr| match via {
         IpAddr::V4(_) => Cidr { address: Ipv4Addr::UNSPECIFIED.into(), prefix: 0 },
         IpAddr::V6(_) => Cidr { address: Ipv6Addr::UNSPECIFIED.into(), prefix: 0 },
@@ -129,13 +131,13 @@ fn wire(prefix: &str, node: &Node, ipv6: bool) -> Change {
         a: VethEnd {
             netns: netns(prefix, node.name),
             interface: "eth0".into(),
-            addresses: addresses(2),
+            addresses: addresses(2).collect(),
             routes: hosts(1).into_iter().filter(used).map(|via| Route { to: everything(&via), via }).collect(),
         },
         b: VethEnd {
             netns: netns(prefix, HUB),
             interface: node.name.to_owned(),
-            addresses: addresses(1),
+            addresses: addresses(1).chain(link_local).collect(),
             routes: Vec::new(),
         },
     }
@@ -193,9 +195,9 @@ fn within<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Send + 'stat
 /// One checkout, as the thread's namespace sees it.
 fn checkout() -> Result<(), String> {
     let ask = || -> std::io::Result<Vec<u8>> {
-        let patience = Duration::from_secs(1);
-        let mut stream = TcpStream::connect_timeout(&front(), patience)?;
-        stream.set_read_timeout(Some(patience))?;
+        // Short, for a first packet that was lost while the stage was being set up would be sent again after 1 s.
+        let mut stream = TcpStream::connect_timeout(&front(), Duration::from_millis(200))?;
+        stream.set_read_timeout(Some(Duration::from_secs(1)))?;
         stream.write_all(b"GET /checkout HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n\r\n")?;
         let mut answer = Vec::new();
         stream.take(16 * 1024).read_to_end(&mut answer)?;

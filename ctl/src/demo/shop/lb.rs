@@ -21,7 +21,7 @@ pub async fn run(listener: TcpListener, webs: &[SocketAddr]) {
         async move {
             match path.as_str() {
                 "/health" => Reply::ok("ok\n"),
-                _ => webs.get(&path).await.unwrap_or_else(|reply| reply),
+                _ => webs.get(&path).await,
             }
         }
     })

@@ -44,7 +44,10 @@ pub enum Role {
         role: ServedRole,
     },
     /// Forward packets between the nodes, for both families
-    Router,
+    Router {
+        /// Name of the namespace that it is in, to be sure that it is not another's
+        netns: String,
+    },
     /// Stop or start the service in a network namespace
     Tell {
         /// Name under /run/netns
@@ -108,8 +111,8 @@ fn role_args(role: &str, name: &str, listen: SocketAddr, to: &[SocketAddr]) -> V
 }
 
 /// The arguments that start the router between the nodes.
-pub fn router_args() -> Vec<String> {
-    ["shop", "router"].map(String::from).to_vec()
+pub fn router_args(netns: &str) -> Vec<String> {
+    ["shop", "router", netns].map(String::from).to_vec()
 }
 
 /// Runs one process of the shop until it is killed; `tell` returns when it is done.
@@ -138,17 +141,17 @@ pub fn main(args: Args) -> anyhow::Result<()> {
                 Ok(service::run(control, &me.to_string_lossy(), &child, ready).await?)
             }
             Role::Served(role) => serve(role).await,
-            Role::Router => router().await,
+            Role::Router { netns } => router(&netns).await,
             Role::Tell { .. } => Ok(()),
         }
     })
 }
 
 /// Lets its own network namespace forward packets, and stays. The settings go with the namespace.
-async fn router() -> anyhow::Result<()> {
+async fn router(netns: &str) -> anyhow::Result<()> {
     let inode = |path: &str| std::fs::metadata(path).map(|m| m.ino()).with_context(|| format!("cannot look at {path}"));
-    if inode("/proc/self/ns/net")? == inode("/proc/1/ns/net")? {
-        bail!("this is the host's own network namespace; the router belongs into one of the demo's");
+    if inode("/proc/self/ns/net")? != inode(&format!("/run/netns/{netns}"))? {
+        bail!("this is not network namespace {netns}; the router changes settings only in its own");
     }
     for key in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
         // `/proc/sys/net` shows the namespace of the process that looks. Without IPv6 in the kernel, there is none.

@@ -23,6 +23,9 @@ const SETTLE_WITHIN: Duration = Duration::from_secs(3);
 /// How long `tell` waits for the word to be carried out: an end and a start, with some room.
 const TELL_WITHIN: Duration = Duration::from_secs(8);
 
+/// How long a stage may take to be gone, once its services are.
+const GONE_WITHIN: Duration = Duration::from_secs(5);
+
 /// What a service can be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Word {
@@ -136,13 +139,30 @@ async fn listening(address: SocketAddr, wanted: bool) -> Result<(), String> {
 /// Tells the service in a namespace, and waits until it is done. Called from a process of one thread, for it moves
 /// that thread into the namespace.
 ///
+/// Where the stage is gone, or is just being taken down, there is nothing left to start, and that is no error: this is
+/// how a stopped replica is restored when the demo itself was killed.
+///
 /// # Errors
 /// When the namespace cannot be entered, or the word could not be carried out.
 pub fn tell(netns: &str, word: Word) -> Result<(), ServiceError> {
     let path = if netns.contains('/') { netns.to_owned() } else { format!("/run/netns/{netns}") };
-    let file = File::open(&path).map_err(|e| ServiceError::Netns(path.clone(), e))?;
-    setns(file, CloneFlags::CLONE_NEWNET).map_err(|e| ServiceError::Netns(path.clone(), e.into()))?;
-    tell_at(SocketAddr::from((Ipv4Addr::LOCALHOST, CONTROL_PORT)), netns, word)
+    let gone = || word == Word::Start && !std::path::Path::new(&path).exists();
+    if gone() {
+        return Ok(());
+    }
+    let failed = |error: std::io::Error| ServiceError::Netns(path.clone(), error);
+    let entered = File::open(&path).and_then(|file| Ok(setns(file, CloneFlags::CLONE_NEWNET)?));
+    let told = entered
+        .map_err(failed)
+        .and_then(|()| tell_at(SocketAddr::from((Ipv4Addr::LOCALHOST, CONTROL_PORT)), netns, word));
+    let begun = std::time::Instant::now();
+    while told.is_err() && word == Word::Start && begun.elapsed() < GONE_WITHIN {
+        if gone() {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    told
 }
 
 fn tell_at(control: SocketAddr, netns: &str, word: Word) -> Result<(), ServiceError> {
@@ -208,5 +228,12 @@ mod tests {
         told(control, Word::Start).await.expect("start");
         assert!(is_up().await);
         service.abort();
+    }
+
+    #[test]
+    fn there_is_nothing_to_start_where_the_stage_is_gone_but_nothing_was_stopped_either() {
+        let nowhere = format!("firedrill-none-{}", std::process::id());
+        tell(&nowhere, Word::Start).expect("nothing is left to start");
+        assert!(matches!(tell(&nowhere, Word::Stop), Err(ServiceError::Netns(..))));
     }
 }

@@ -24,10 +24,13 @@ pub async fn run(listener: TcpListener, name: String, stores: &[SocketAddr]) {
                 // Of this process alone: a health check that asked the stores too would take all replicas out of
                 // service at once.
                 "/health" => Reply::ok("ok\n"),
-                "/checkout" => match stores.get("/session/7").await {
-                    Ok(session) => Reply::ok(format!("checkout ok\nserved by {name}\n{}", session.body)),
-                    Err(reply) => Reply::of(502, format!("no session: {}", reply.body)),
-                },
+                "/checkout" => {
+                    let session = stores.get("/session/7").await;
+                    match session.status {
+                        200 => Reply::ok(format!("checkout ok\nserved by {name}\n{}", session.body)),
+                        _ => Reply::of(502, format!("no session: {}", session.body)),
+                    }
+                }
                 _ => Reply::of(404, "there is only /checkout\n"),
             }
         }
