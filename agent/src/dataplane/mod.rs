@@ -419,7 +419,7 @@ impl DataPlane {
         })?;
         self.table.switch_on(slot, &firedrill_abi::Line { tap_ifindex, heartbeat_ns: monotonic_ns(), ..target });
         if let Some(hook) = self.hooks.get_mut(&(ifindex, direction)) {
-            hook.line = Some(ActiveLine { slot, tap_ifindex, line, reinject: reinject });
+            hook.line = Some(ActiveLine { slot, tap_ifindex, line, reinject });
         }
         self.publish(ifindex)?;
         Ok(info)
@@ -434,16 +434,15 @@ impl DataPlane {
             return Ok(LineTotals::default());
         };
         let tap_name = active.line.tap_name.clone();
-        let mut totals = LineTotals::default();
-        totals.tap_full = in_netns(&self.netns, || Ok(dropped_by(&tap_name))).unwrap_or(0);
+        let tap_full = in_netns(&self.netns, || Ok(dropped_by(&tap_name))).unwrap_or(0);
         let stopped = active.line.stop();
         let published = self.publish(ifindex);
-        totals.refused = self.maps.refused(active.slot)?;
+        let refused = self.maps.refused(active.slot)?;
         let removed = match self.maps.taps.remove(&active.tap_ifindex) {
             Err(MapError::KeyNotFound) => Ok(()),
             result => result.map_err(map_error("TAPS")),
         };
-        stopped.and(published).and(removed).map(|()| totals)
+        stopped.and(published).and(removed).map(|()| LineTotals { tap_full, refused })
     }
 
     /// A new tag for the sockets of a target. There are 64 in the life of a data plane.

@@ -125,11 +125,6 @@ impl Queue {
         self.rules
     }
 
-    /// Packets held.
-    pub(super) fn len(&self) -> usize {
-        self.heap.len()
-    }
-
     /// Takes out the packets that any of `rules` holds, in the order in which they would have left.
     pub(super) fn release(&mut self, rules: u64) -> Vec<Held> {
         let all = mem::take(&mut self.heap).into_vec();

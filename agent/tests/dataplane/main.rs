@@ -1,4 +1,9 @@
 //! The data plane on this kernel, in network namespaces that each test makes for itself.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod child;
 mod latency;
+mod lifecycle;
+mod loss;
+mod sockets;
 mod support;
