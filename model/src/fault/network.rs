@@ -1,5 +1,7 @@
 //! What all packet faults share: which packets, where the programs attach, and the order of the changes.
 
+use std::net::{IpAddr, Ipv6Addr};
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -61,6 +63,12 @@ pub fn check(filter: &Filter) -> Result<(), String> {
         return Err(format!(
             "{} peers; one fault takes {MOST_PEERS}: use larger networks or two faults",
             filter.peers.len()
+        ));
+    }
+    // Rules compare IPv4 addresses in their IPv6 form, `::ffff:a.b.c.d`.
+    if let Some(wide) = filter.peers.iter().find(|p| p.address == IpAddr::V6(Ipv6Addr::UNSPECIFIED) && p.prefix <= 80) {
+        return Err(format!(
+            "the network {wide} holds every IPv4 address, too: name `2000::/3` or `fc00::/7`, or leave `peers` out"
         ));
     }
     let ports = filter.local_ports.len().max(filter.peer_ports.len());

@@ -347,3 +347,29 @@ fn every_planned_change_prints_one_line_that_names_its_object() {
         }
     }
 }
+
+#[test]
+fn an_ipv6_network_that_would_match_ipv4_as_well_is_refused() {
+    let partition = |peer: &str| -> Fault {
+        serde_json::from_value(serde_json::json!({ "partition": { "peers": [peer] } })).expect("valid")
+    };
+    for wide in ["::/0", "::/64", "::/80"] {
+        assert!(partition(wide).check().is_err_and(|why| why.contains("IPv4")), "{wide}");
+    }
+    for fine in ["0.0.0.0/0", "2000::/3", "fc00::/7", "::1", "::ffff:10.0.0.0/104"] {
+        assert_eq!(partition(fine).check(), Ok(()), "{fine}");
+    }
+}
+
+#[test]
+fn more_peers_or_ports_than_a_rule_holds_are_refused_with_the_limit() {
+    let with = |key: &str, n: usize| -> Fault {
+        let items: Vec<String> =
+            (1..=n).map(|i| if key == "peers" { format!("10.0.0.{i}") } else { i.to_string() }).collect();
+        serde_json::from_value(serde_json::json!({ "partition": { key: items } })).expect("valid")
+    };
+    for (key, most) in [("peers", 8), ("local_ports", 4), ("peer_ports", 4)] {
+        assert_eq!(with(key, most).check(), Ok(()), "{key}");
+        assert!(with(key, most + 1).check().is_err_and(|why| why.contains(&most.to_string())), "{key}");
+    }
+}
