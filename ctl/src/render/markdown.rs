@@ -1,0 +1,236 @@
+//! `report.md`: for pull requests and job summaries, the finding first.
+
+use std::fmt::Write as _;
+
+use firedrill_model::log::Run;
+
+use super::digest;
+use super::words::{self, Mark};
+
+/// The report of a run.
+pub fn report(run: &Run) -> String {
+    let mut out = String::new();
+    let head = digest::headline(run);
+    let _ = writeln!(out, "# {} {}\n\n{}\n", head.mark.sign, words::capital(&head.mark.word), escape(&head.finding));
+    for alert in &head.alerts {
+        let _ = writeln!(out, "> **{}**\n", escape(alert));
+    }
+    let title = if run.plan.title.is_empty() { &run.plan.experiment } else { &run.plan.title };
+    let _ = writeln!(out, "{} · {} · {}", escape(title), escape(&run.plan.system), words::secs(run.last_event));
+    expectations(&mut out, run);
+    probes(&mut out, run);
+    radius(&mut out, run);
+    receipts(&mut out, run);
+    host(&mut out, run);
+    if let Some(judgement) = run.judgement.as_ref().filter(|j| !j.unproven.is_empty()) {
+        let _ = writeln!(out, "\n## Not proven\n");
+        for text in &judgement.unproven {
+            let _ = writeln!(out, "- {}", escape(text));
+        }
+    }
+    if !run.notes.is_empty() {
+        let _ = writeln!(out, "\n## Notes\n");
+        for (at, text) in &run.notes {
+            let _ = writeln!(out, "- {} {}", words::moment(*at), escape(text));
+        }
+    }
+    again(&mut out, run);
+    out
+}
+
+/// The reports of several runs, a table of findings first.
+pub fn report_of_several(runs: &[&Run]) -> String {
+    let mut out = String::from("# Fire drills\n");
+    table(
+        &mut out,
+        &["", "Experiment", "Finding"],
+        runs.iter().map(|run| {
+            let head = digest::headline(run);
+            vec![mark(&head.mark), run.plan.experiment.clone(), head.finding]
+        }),
+    );
+    for run in runs {
+        let _ = write!(out, "\n---\n\n{}", report(run));
+    }
+    out
+}
+
+fn mark(mark: &Mark) -> String {
+    format!("{} {}", mark.sign, mark.word)
+}
+
+fn table(out: &mut String, head: &[&str], rows: impl Iterator<Item = Vec<String>>) {
+    let _ = writeln!(out, "\n| {} |\n|{}", head.join(" | "), " --- |".repeat(head.len()));
+    for row in rows {
+        let cells: Vec<String> = row.iter().map(|cell| escape(cell)).collect();
+        let _ = writeln!(out, "| {} |", cells.join(" | "));
+    }
+}
+
+/// Text that Markdown shows as it is, on one line.
+pub fn escape(text: &str) -> String {
+    let text = words::printable(text);
+    let mut out = String::with_capacity(text.len());
+    let chars: Vec<char> = text.chars().collect();
+    let word = |i: Option<usize>| i.and_then(|i| chars.get(i)).is_some_and(|c| c.is_alphanumeric());
+    for (i, c) in chars.iter().enumerate() {
+        let special = match c {
+            '\\' | '`' | '*' | '[' | ']' | '|' | '~' => true,
+            // Within a word it is a letter to GitHub.
+            '_' => !(word(i.checked_sub(1)) && word(Some(i + 1))),
+            '#' | '>' | '+' => i == 0,
+            _ => false,
+        };
+        match c {
+            '<' => out.push_str("&lt;"),
+            '&' => out.push_str("&amp;"),
+            c => {
+                if special {
+                    out.push('\\');
+                }
+                out.push(*c);
+            }
+        }
+    }
+    out
+}
+
+fn expectations(out: &mut String, run: &Run) {
+    let Some(judgement) = run.judgement.as_ref().filter(|j| !j.expectations.is_empty()) else { return };
+    let _ = writeln!(out, "\n## Expected");
+    let rows = judgement.expectations.iter().map(|e| vec![mark(&e.verdict.into()), e.what.clone(), e.reason.clone()]);
+    table(out, &["", "Expectation", "Why"], rows);
+}
+
+fn probes(out: &mut String, run: &Run) {
+    let rows = digest::probes(run);
+    if rows.is_empty() {
+        return;
+    }
+    let _ = writeln!(out, "\n## Probes\n\nBad share and p95 of good answers, before → under the fault → after.");
+    table(
+        out,
+        &["Probe", "Bad", "p95", "Outage", "Healed", "Verdict", "Why"],
+        rows.iter().map(|row| {
+            let over = |f: fn(&digest::WindowRow) -> &str| row.windows.iter().map(f).collect::<Vec<_>>().join(" → ");
+            let missing: usize = row.windows.iter().map(|w| w.missing).sum();
+            let mut why = row.reason.clone();
+            if missing > 0 {
+                let _ = write!(why, " ({} not taken)", words::count(missing, "sample", "samples"));
+            }
+            let verdict = if row.judged { mark(&row.mark) } else { format!("{}, {}", row.mark.word, row.role) };
+            vec![
+                row.name.clone(),
+                over(|w| &w.bad),
+                over(|w| &w.p95),
+                row.outage.clone(),
+                row.healed.clone(),
+                verdict,
+                why,
+            ]
+        }),
+    );
+}
+
+fn radius(out: &mut String, run: &Run) {
+    let Some(radius) = run.judgement.as_ref().map(|j| &j.radius).filter(|r| r.components > 1) else { return };
+    let _ = writeln!(out, "\n## Blast radius: {}\n", mark(&radius.containment.into()));
+    let _ = writeln!(out, "{}.\n", digest::reach(run).unwrap_or_default());
+    for (label, names) in [
+        ("Declared", &radius.declared),
+        ("Observed", &radius.observed),
+        ("Escaped to", &radius.escapes),
+        ("Declared, not moved", &radius.over_predicted),
+        ("Without a probe", &radius.unprobed),
+    ] {
+        if !names.is_empty() || matches!(label, "Declared" | "Observed") {
+            let _ = writeln!(out, "- {label}: {}", escape(&words::list(names, "none")));
+        }
+    }
+}
+
+fn receipts(out: &mut String, run: &Run) {
+    if run.receipts.is_empty() {
+        return;
+    }
+    let _ = writeln!(out, "\n## What the faults really did");
+    let mut rows = Vec::new();
+    for (step, receipt) in &run.receipts {
+        let lines: Vec<String> =
+            receipt.lines.iter().map(|l| format!("{}: {} → {}", l.what, l.requested, l.applied)).collect();
+        let fault = format!("{} on {} (step {})", receipt.fault, receipt.target, step + 1);
+        rows.push(vec![fault, mark(&receipt.effect.into()), lines.join("; "), receipt.says.clone()]);
+    }
+    table(out, &["Fault", "Effect", "Requested → applied", "Measured"], rows.into_iter());
+}
+
+fn host(out: &mut String, run: &Run) {
+    let restored = digest::restored(run);
+    let _ = writeln!(out, "\n## Host\n\n{}", escape(&restored.says));
+    if !restored.left.is_empty() {
+        let _ = writeln!(out);
+        for left in &restored.left {
+            let _ = writeln!(out, "- **Left behind:** {}", escape(left));
+        }
+    }
+    let rows = digest::changes(run);
+    if rows.is_empty() {
+        return;
+    }
+    let _ = writeln!(out, "\n<details><summary>{}</summary>", words::count(rows.len(), "change", "changes"));
+    table(
+        out,
+        &["No.", "Change", "For", "Applied", "Undone", "How it ended"],
+        rows.into_iter().map(|c| {
+            let end = if c.note.is_empty() { mark(&c.mark) } else { format!("{}: {}", mark(&c.mark), c.note) };
+            vec![c.number.to_string(), c.what, c.serves, c.applied, c.undone, end]
+        }),
+    );
+    let _ = writeln!(out, "\n</details>");
+}
+
+fn again(out: &mut String, run: &Run) {
+    let command = words::command_line(&run.replay).replace('\n', " ");
+    // A fence that is longer than any run of backticks in the command.
+    let longest = command.split(|c| c != '`').map(str::len).max().unwrap_or(0);
+    let fence = "`".repeat(longest.max(2) + 1);
+    let _ = writeln!(out, "\n## Replay\n\n{fence}sh\n{command}\n{fence}");
+    table(out, &["", ""], digest::about(run).into_iter().map(|(label, value)| vec![label, value]));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sample::{self, golden};
+    use super::*;
+
+    #[test]
+    fn the_reports_are_as_they_should_be() {
+        for (name, run) in sample::all() {
+            golden(&format!("report-{name}.md"), &report(&run));
+        }
+    }
+
+    #[test]
+    fn a_cell_cannot_break_its_table_or_bring_markup() {
+        assert_eq!(
+            escape("a|b\nc <img src=x> **d** snake_case _e_"),
+            r"a\|b c &lt;img src=x> \*\*d\*\* snake_case \_e\_"
+        );
+        let mut run = sample::shared_store();
+        run.receipts[0].1.says = "x | y\n| z".into();
+        let text = report(&run);
+        let columns = |line: &str| line.replace(r"\|", "").matches('|').count();
+        let row = text.lines().find(|l| l.contains(r"x \| y")).expect("the row");
+        assert_eq!(columns(row), 5, "{row}");
+    }
+
+    #[test]
+    fn several_runs_begin_with_a_table_of_findings() {
+        let runs: Vec<Run> = sample::all().into_iter().map(|(_, r)| r).collect();
+        let text = report_of_several(&runs.iter().collect::<Vec<_>>());
+        let table = text.split("---\n\n").next().expect("a first part");
+        for run in &runs {
+            assert!(table.contains(&run.plan.experiment));
+        }
+    }
+}
