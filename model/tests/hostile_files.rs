@@ -191,3 +191,16 @@ fn ten_thousand_broken_files_are_refused_or_taken_but_never_panic() {
     }
     assert!(refused > 1000 && found > 100 && taken > 500, "{refused} refused, {found} with findings, {taken} taken");
 }
+
+#[test]
+fn the_line_ends_and_the_mark_of_windows_editors_are_taken() {
+    let text = format!("\u{feff}{}", SHOP.replace('\n', "\r\n"));
+    let mut library = Library::default();
+    library.add("x.yaml", &text).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(library.check(), []);
+    let wrong = text.replace("radius: [web]", "radius: [wep]");
+    let mut library = Library::default();
+    library.add("x.yaml", &wrong).unwrap_or_else(|e| panic!("{e}"));
+    let found = library.check();
+    assert_eq!((found[0].place.line, found[0].place.column), (32, 19), "{}", found[0]);
+}
