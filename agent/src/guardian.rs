@@ -17,7 +17,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::mman::{MlockAllFlags, mlockall};
 use nix::unistd::{getppid, setsid};
 
-use crate::host::{self, cgroup};
+use crate::host::{self, cgroup, process};
 use crate::journal::Directories;
 use crate::owner::{Holder, Owner};
 use crate::{recover, sys};
@@ -53,7 +53,6 @@ impl Guardian {
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .current_dir("/")
-            .process_group(0)
             .spawn()?;
         let mut answer = String::new();
         if let Some(out) = child.stdout.take() {
@@ -87,7 +86,12 @@ impl Guardian {
             // It may have died before: then there is nobody to tell.
             let _ = line.write_all(&[FAREWELL]);
         }
-        self.child.wait().map(drop)
+        let ended = self.child.wait().map(drop);
+        // One that was killed could not remove its group.
+        if let Some(group) = shelter_of(self.child.id()) {
+            let _ = fs::remove_dir(group);
+        }
+        ended
     }
 }
 
@@ -108,11 +112,11 @@ pub fn main(run: PathBuf, state: PathBuf) -> u8 {
 fn watch(directories: &Directories) -> io::Result<u8> {
     let agent = u32::try_from(getppid().as_raw()).map_err(io::Error::other)?;
     let pidfd = sys::sockets::pidfd_open(agent)?;
+    // EPERM: it leads its process group, so whoever started it has set it apart already.
     setsid().or_else(|e| if e == nix::Error::EPERM { Ok(nix::unistd::Pid::this()) } else { Err(e) })?;
     let shelter = Shelter::enter();
-    // Neither swapped out nor the first to be killed when memory is short. A host may refuse both.
+    // Not swapped out when memory is short. A host may refuse.
     let _ = mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE);
-    let _ = fs::write("/proc/self/oom_score_adj", "-1000");
     // If the agent died in between, its pid may be somebody else's: the parent tells.
     if u32::try_from(getppid().as_raw()) != Ok(agent) {
         return Ok(after_death(directories, shelter));
@@ -159,6 +163,9 @@ fn after_death(directories: &Directories, shelter: Shelter) -> u8 {
         shelter.leave();
         return 0;
     };
+    // A service that is started again must not inherit our shelter: it would keep the group for ever, and never be
+    // killed when memory is short.
+    shelter.leave();
     let recovery = recover::recover(directories, &host::facts().boot_id);
     let report = serde_json::json!({
         "undone": recovery.undone,
@@ -168,28 +175,54 @@ fn after_death(directories: &Directories, shelter: Shelter) -> u8 {
     // For `firedrill status`; the host is clean whether or not it can be written.
     let _ = fs::write(directories.run.join("last-recovery.json"), report.to_string());
     drop(owner);
-    shelter.leave();
     if recovery.left.is_empty() { 0 } else { 5 }
 }
 
-/// A cgroup of the guardian's own, outside of every target and of the session that started it.
+/// What protects the guardian from the end of the agent: a cgroup of its own, outside of every target and of the
+/// session that started it, and exemption from being killed when memory is short.
 struct Shelter {
     directory: Option<PathBuf>,
+    oom_score: Option<String>,
+}
+
+const OOM_SCORE: &str = "/proc/self/oom_score_adj";
+const SHELTER: &str = "firedrill-guardian-";
+
+/// Directory of a guardian's cgroup.
+fn shelter_of(pid: u32) -> Option<PathBuf> {
+    Some(cgroup::mount_point()?.join(format!("{SHELTER}{pid}")))
 }
 
 impl Shelter {
     fn enter() -> Self {
-        let directory = cgroup::mount_point().map(|root| root.join(format!("firedrill-guardian-{}", std::process::id())));
-        let entered = directory.filter(|d| {
-            fs::create_dir(d).is_ok() && fs::write(d.join("cgroup.procs"), "0").is_ok()
-        });
-        Self { directory: entered }
+        let entered = shelter_of(std::process::id())
+            .filter(|d| fs::create_dir(d).is_ok() && fs::write(d.join("cgroup.procs"), "0").is_ok());
+        let oom_score = fs::read_to_string(OOM_SCORE).ok();
+        // A host may refuse: then it is as any other process.
+        let _ = fs::write(OOM_SCORE, "-1000");
+        Self { directory: entered, oom_score }
     }
 
     fn leave(self) {
+        if let Some(before) = self.oom_score {
+            let _ = fs::write(OOM_SCORE, before);
+        }
         let (Some(directory), Some(root)) = (self.directory, cgroup::mount_point()) else { return };
         // A group with a process in it cannot be removed, so step out first.
         let _ = fs::write(root.join("cgroup.procs"), "0");
         host::wait_until(Duration::from_secs(1), || fs::remove_dir(&directory).is_ok());
+    }
+}
+
+/// Removes the groups of guardians that were killed. Those of living ones have a process in them.
+pub(crate) fn sweep() {
+    let Some(Ok(groups)) = cgroup::mount_point().map(fs::read_dir) else { return };
+    for group in groups.flatten() {
+        let name = group.file_name();
+        let pid = name.to_str().and_then(|n| n.strip_prefix(SHELTER)?.parse().ok());
+        // A living one may be about to move in.
+        if pid.is_some_and(|pid| process::stat(pid).is_err()) {
+            let _ = fs::remove_dir(group.path());
+        }
     }
 }

@@ -86,6 +86,7 @@ pub struct Journal {
     boot: String,
     file: File,
     next: u64,
+    torn: bool,
 }
 
 impl Journal {
@@ -96,7 +97,7 @@ impl Journal {
     pub fn begin(directories: &Directories, boot: &str) -> io::Result<Self> {
         fs::create_dir_all(&directories.run)?;
         let file = OpenOptions::new().create(true).write(true).truncate(true).open(directories.journal())?;
-        Ok(Self { directories: directories.clone(), boot: boot.to_owned(), file, next: 1 })
+        Ok(Self { directories: directories.clone(), boot: boot.to_owned(), file, next: 1, torn: false })
     }
 
     /// Records a change that is about to be made, and gives it a number.
@@ -105,13 +106,19 @@ impl Journal {
     /// The record could not be written; the change must then not be made.
     pub fn intend(&mut self, what: &Change, undo: &Undo) -> io::Result<u64> {
         let change = self.next;
-        let entry =
-            Entry::Intent { change, boot: self.boot.clone(), what: Box::new(what.clone()), undo: undo.clone() };
+        // Never given twice, even when it cannot be recorded.
+        self.next += 1;
+        let entry = Entry::Intent { change, boot: self.boot.clone(), what: Box::new(what.clone()), undo: undo.clone() };
         if undo.outlives_reboot() {
             self.write_durable(&entry)?;
         }
-        self.write(&entry)?;
-        self.next += 1;
+        if let Err(e) = self.write(&entry) {
+            if undo.outlives_reboot() {
+                // The change is not made; its durable record would be undone in vain.
+                self.write_durable(&Entry::Reverted { change })?;
+            }
+            return Err(e);
+        }
         Ok(change)
     }
 
@@ -144,8 +151,11 @@ impl Journal {
     }
 
     fn write(&mut self, entry: &Entry) -> io::Result<()> {
-        // One write call a line, so that a line is torn only if the disk is full.
-        self.file.write_all(line(entry)?.as_bytes())
+        // One write call a line, so that a line is torn only if the disk is full. The next one must not continue it.
+        let text = if self.torn { format!("\n{}", line(entry)?) } else { line(entry)? };
+        let written = self.file.write_all(text.as_bytes());
+        self.torn = written.is_err();
+        written
     }
 
     fn write_durable(&self, entry: &Entry) -> io::Result<()> {
@@ -164,8 +174,14 @@ fn append_synced(path: &Path, entry: &Entry) -> io::Result<()> {
         fs::create_dir_all(directory)?;
     }
     let mut file = OpenOptions::new().create(true).append(true).open(path)?;
-    file.write_all(line(entry)?.as_bytes())?;
+    file.write_all(format!("{}{}", line_end(path)?, line(entry)?).as_bytes())?;
     file.sync_all()
+}
+
+/// What ends the last line of a journal whose writer died or failed in the middle of it.
+fn line_end(path: &Path) -> io::Result<&'static str> {
+    let bytes = fs::read(path)?;
+    Ok(if bytes.last().is_none_or(|b| *b == b'\n') { "" } else { "\n" })
 }
 
 /// Marks a change as undone in a journal of a dead owner.
@@ -174,7 +190,7 @@ fn append_synced(path: &Path, entry: &Entry) -> io::Result<()> {
 /// The record could not be written.
 pub fn settle(path: &Path, change: u64) -> io::Result<()> {
     let mut file = OpenOptions::new().append(true).open(path)?;
-    file.write_all(line(&Entry::Reverted { change })?.as_bytes())
+    file.write_all(format!("{}{}", line_end(path)?, line(&Entry::Reverted { change })?).as_bytes())
 }
 
 /// Removes a journal without anything outstanding. Not there is as good.
@@ -252,7 +268,10 @@ mod tests {
         for length in 0..=whole.len() {
             let cut = &whole[..length];
             // Every complete intent line must be found again.
-            let complete = cut.split_inclusive(|b| *b == b'\n').filter(|l| l.starts_with(b"{\"intent\"") && l.ends_with(b"\n")).count();
+            let complete = cut
+                .split_inclusive(|b| *b == b'\n')
+                .filter(|l| l.starts_with(b"{\"intent\"") && l.ends_with(b"\n"))
+                .count();
             let found = outstanding(cut).len();
             assert!(found >= complete && found <= complete + 1, "{length}: {found} of {complete}");
         }
@@ -272,7 +291,7 @@ mod tests {
     fn a_change_that_outlives_a_reboot_is_recorded_where_the_record_does_too() {
         let places = directories("durable");
         let mut journal = Journal::begin(&places, "boot").expect("begins");
-        let undo = Undo::Command { argv: vec!["true".into()] };
+        let undo = Undo::Command { argv: vec!["true".into()], directory: "/".into() };
         let what = Change::Command { run: vec!["true".into()], undo: vec!["true".into()] };
         let number = journal.intend(&what, &undo).expect("written");
         assert_eq!(outstanding(&fs::read(places.durable()).expect("there")).len(), 1);

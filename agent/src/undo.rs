@@ -1,14 +1,17 @@
 //! Inverses: how each change is undone, from nothing but its record. The engine, the guardian and `recover`
 //! run the same code.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read, Seek};
 use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use firedrill_model::facts::{CgroupRef, NetnsRef, ProcessRef};
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::libc;
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde::{Deserialize, Serialize};
 
 use crate::host::{cgroup, netns, process, systemd, wait_until};
@@ -65,6 +68,8 @@ pub enum Undo {
     Command {
         /// Program and arguments.
         argv: Vec<String>,
+        /// Directory in which it runs: that of the run, wherever it is undone from.
+        directory: PathBuf,
     },
     /// Remove a network namespace of ours.
     DeleteNetns {
@@ -113,7 +118,11 @@ impl Undo {
                 let Ok(file) = netns::open(netns) else { return Ok("its namespace is gone".into()) };
                 dataplane::remove_clsact_filters(file.as_fd(), *index, *had_clsact)
                     .map(|()| "filters removed".into())
-                    .map_err(|e| fail(format!("removing our filters from {name}"), format!("`tc filter show dev {name}`"))(io::Error::other(e)))
+                    .map_err(|e| {
+                        fail(format!("removing our filters from {name}"), format!("`tc filter show dev {name}`"))(
+                            io::Error::other(e),
+                        )
+                    })
             }
             Self::Sysctl { netns, key, old, ours } => match sysctl::restore(netns, key, old, ours) {
                 Ok(note) => Ok(note),
@@ -123,18 +132,24 @@ impl Undo {
                 .map_err(fail(format!("thawing {}", cgroup.path), format!("`echo 0 > {}/cgroup.freeze`", cgroup.path))),
             Self::Continue { process } => {
                 let sent = process::signal(process, libc::SIGCONT);
-                sent.map(|d| if d == process::Delivery::Sent { "continued".into() } else { "it has ended meanwhile".into() })
-                    .map_err(fail(format!("continuing process {}", process.pid), format!("`kill -CONT {}`", process.pid)))
+                sent.map(|d| {
+                    if d == process::Delivery::Sent { "continued".into() } else { "it has ended meanwhile".into() }
+                })
+                .map_err(fail(format!("continuing process {}", process.pid), format!("`kill -CONT {}`", process.pid)))
             }
             Self::StartUnit { unit, triggers } => {
                 for name in std::iter::once(unit).chain(triggers) {
-                    systemd::start(name).map_err(fail(format!("starting {name}"), format!("`systemctl start {name}`")))?;
+                    systemd::start(name)
+                        .map_err(fail(format!("starting {name}"), format!("`systemctl start {name}`")))?;
                 }
                 Ok("started".into())
             }
-            Self::Command { argv } => command(argv, COMMAND_PATIENCE)
-                .map(|()| "undone by its own command".into())
-                .map_err(fail(format!("running `{}`", argv.join(" ")), format!("run it by hand: `{}`", argv.join(" ")))),
+            Self::Command { argv, directory } => {
+                command(argv, directory, COMMAND_PATIENCE).map(|()| "undone by its own command".into()).map_err(fail(
+                    format!("running `{}`", argv.join(" ")),
+                    format!("run it by hand: `{}`", argv.join(" ")),
+                ))
+            }
             Self::DeleteNetns { name } => stage::delete_netns(name)
                 .map_err(fail(format!("deleting network namespace {name}"), format!("`ip netns delete {name}`"))),
             Self::RemoveCgroup { path } => stage::remove_cgroup(path)
@@ -148,30 +163,36 @@ fn thaw(group: &CgroupRef) -> io::Result<String> {
         return Ok("the group is gone".into());
     }
     cgroup::set_freeze(group, "0")?;
-    wait_until(Duration::from_secs(2), || !cgroup::is_frozen(group))
-        .then(|| "thawed".to_owned())
-        .ok_or_else(|| io::Error::new(io::ErrorKind::TimedOut, "still frozen; perhaps a group above it is, too"))
+    // A group above that is frozen too thaws this one with itself.
+    let held = || cgroup::has_frozen_ancestor(group);
+    wait_until(Duration::from_secs(2), || !cgroup::is_frozen(group) || held())
+        .then(|| if held() { "thawed, but a group above it is frozen".to_owned() } else { "thawed".to_owned() })
+        .ok_or_else(|| io::Error::new(io::ErrorKind::TimedOut, "still frozen"))
 }
 
-/// Runs a program to its end, its output thrown away unless it fails.
+/// Runs a program in `directory` to its end, its output thrown away unless it fails.
 ///
 /// # Errors
 /// It cannot be started, fails, or takes longer than `patience`.
-pub fn command(argv: &[String], patience: Duration) -> io::Result<()> {
+pub fn command(argv: &[String], directory: &Path, patience: Duration) -> io::Result<()> {
     let [program, args @ ..] = argv else {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "the command is empty"));
     };
-    let mut child =
-        Command::new(program).args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+    // A file in memory, not a pipe: a daemon that the command leaves behind may go on writing to it, and would be
+    // killed by SIGPIPE, or stall.
+    let mut errors =
+        File::from(memfd_create("firedrill-command", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?);
+    let mut child = Command::new(program)
+        .args(args)
+        .current_dir(directory)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(errors.try_clone()?)
+        .spawn()?;
     let begun = Instant::now();
-    loop {
+    let status = loop {
         if let Some(status) = child.try_wait()? {
-            if status.success() {
-                return Ok(());
-            }
-            // A child of the command may hold the pipe open; what has been written so far is enough.
-            let why = child.stderr.take().map(first_line).unwrap_or_default();
-            return Err(io::Error::other(format!("{status}{}{why}", if why.is_empty() { "" } else { ": " })));
+            break status;
         }
         if begun.elapsed() > patience {
             child.kill()?;
@@ -179,11 +200,20 @@ pub fn command(argv: &[String], patience: Duration) -> io::Result<()> {
             return Err(io::Error::new(io::ErrorKind::TimedOut, format!("took longer than {} s", patience.as_secs())));
         }
         std::thread::sleep(Duration::from_millis(2));
+    };
+    // From here on what is written to it is refused, so that it does not grow. A kernel that cannot do this only
+    // wastes memory.
+    let _ = fcntl(&errors, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE));
+    if status.success() {
+        return Ok(());
     }
+    let why = first_line(&mut errors);
+    Err(io::Error::other(format!("{status}{}{why}", if why.is_empty() { "" } else { ": " })))
 }
 
-fn first_line(mut pipe: impl io::Read) -> String {
+fn first_line(file: &mut File) -> String {
     let mut buffer = [0; 512];
-    let n = pipe.read(&mut buffer).unwrap_or(0);
+    // The reason is a courtesy: without it the exit status still tells that it failed.
+    let n = file.rewind().and_then(|()| file.read(&mut buffer)).unwrap_or(0);
     String::from_utf8_lossy(&buffer[..n]).lines().next().unwrap_or_default().to_owned()
 }

@@ -182,15 +182,19 @@ impl<H: Host> Engine<H> {
     ///
     /// # Errors
     /// The change that failed; with how the undoing of the others went.
-    pub fn apply(&mut self, plan: &Plan, lasts: Duration) -> Result<(FaultId, Vec<AppliedChange>), (ChangeError, Reverted)> {
+    pub fn apply(
+        &mut self,
+        plan: &Plan,
+        lasts: Duration,
+    ) -> Result<(FaultId, Vec<AppliedChange>), (ChangeError, Reverted)> {
         let id = FaultId(self.next);
         self.next += 1;
-        let now = Instant::now();
-        let fault = Fault { id, deadline: now + lasts, lease: now + self.ttl };
-        let expires = fault.deadline.min(fault.lease);
-        self.faults.push(fault);
+        self.faults.push(Fault { id, deadline: Instant::now() + lasts, lease: Instant::now() + self.ttl });
         let mut applied = Vec::new();
         for change in &plan.changes {
+            // Counted from now each time: an earlier change, such as the stop of a slow unit, may have taken longer
+            // than a lease.
+            let expires = Instant::now() + lasts.min(self.ttl);
             match self.apply_one(id, change, expires) {
                 Ok(Some(number)) => applied.push(AppliedChange { number, what: change.clone() }),
                 Ok(None) => {}
@@ -200,13 +204,17 @@ impl<H: Host> Engine<H> {
                 }
             }
         }
+        // The fault's time begins when all of it is in force.
+        if let Some(fault) = self.faults.iter_mut().find(|f| f.id == id) {
+            (fault.deadline, fault.lease) = (Instant::now() + lasts, Instant::now() + self.ttl);
+        }
         Ok((id, applied))
     }
 
     /// Applies one change; `None` when it is in force already for another fault, which it then shares.
     fn apply_one(&mut self, id: FaultId, change: &Change, expires: Instant) -> Result<Option<u64>, ChangeError> {
         if let Some(same) = self.live.iter_mut().find(|l| same_object(&l.what, change)) {
-            if is_shared(change) && same.what == *change {
+            if is_shared(&same.what, change) {
                 same.users.push(id);
                 return Ok(None);
             }
@@ -220,6 +228,11 @@ impl<H: Host> Engine<H> {
                 // Applied or not, the intent is enough to undo it: a lost record costs nothing.
                 self.journal.applied(number).map_err(ChangeError::Journal)?;
                 Ok(Some(number))
+            }
+            // It is somebody else's: there is nothing of ours to undo, and undoing would hit theirs.
+            Err(error @ ChangeError::Taken { .. }) => {
+                self.settle(number, &undo);
+                Err(error)
             }
             Err(error) => {
                 match self.host.undo(&undo) {
@@ -255,7 +268,8 @@ impl<H: Host> Engine<H> {
             fault.lease = now + self.ttl;
         }
         for live in &mut self.live {
-            let until = self.faults.iter().filter(|f| live.users.contains(&f.id)).map(|f| f.deadline.min(f.lease)).max();
+            let until =
+                self.faults.iter().filter(|f| live.users.contains(&f.id)).map(|f| f.deadline.min(f.lease)).max();
             if let Some(until) = until {
                 result = result.and(self.host.renew(&mut live.handle, until));
             }
@@ -336,19 +350,32 @@ impl<H: Host> Engine<H> {
     }
 }
 
-/// Changes that several faults may need at once.
-fn is_shared(change: &Change) -> bool {
-    matches!(change, Change::Attach { .. } | Change::DelayLine { .. } | Change::Tag { .. } | Change::Sysctl { .. })
+/// Whether two changes to the same object are one and the same, which several faults may need at once.
+fn is_shared(a: &Change, b: &Change) -> bool {
+    match (a, b) {
+        (Change::Sysctl { value: v, .. }, Change::Sysctl { value: w, .. }) => v == w,
+        _ => matches!(a, Change::Attach { .. } | Change::DelayLine { .. } | Change::Tag { .. }),
+    }
 }
 
-/// Whether two changes are about the same object, and so cannot both be made.
+/// Whether two changes are about the same object, and so cannot both be made. Namespaces are compared by inode: one
+/// target may have been found by its name, another by a process in it.
 fn same_object(a: &Change, b: &Change) -> bool {
+    use Change::{Attach, Command, DelayLine, Freeze, Kill, MakeCgroup, Netns, Rule, StopUnit, Suspend, Sysctl, Tag};
     match (a, b) {
-        (Change::Rule { .. } | Change::Kill { .. }, _) => false,
-        (Change::Sysctl { netns: n, key: k, .. }, Change::Sysctl { netns: m, key: l, .. }) => (n, k) == (m, l),
-        (Change::Suspend { process: p }, Change::Suspend { process: q }) => p == q,
-        (Change::Freeze { cgroup: c }, Change::Freeze { cgroup: d }) => c.id == d.id,
-        (Change::StopUnit { unit: u, .. }, Change::StopUnit { unit: v, .. }) => u == v,
+        (Rule { .. } | Kill { .. }, _) => false,
+        (Attach { netns: n, interface: i, direction: d }, Attach { netns: m, interface: j, direction: e })
+        | (DelayLine { netns: n, interface: i, direction: d }, DelayLine { netns: m, interface: j, direction: e }) => {
+            (n.inode, i.index, d) == (m.inode, j.index, e)
+        }
+        (Tag { netns: n, sockets: s }, Tag { netns: m, sockets: t }) => (n.inode, s) == (m.inode, t),
+        (Sysctl { netns: n, key: k, .. }, Sysctl { netns: m, key: l, .. }) => (n.inode, k) == (m.inode, l),
+        (Suspend { process: p }, Suspend { process: q }) => (p.pid, p.started) == (q.pid, q.started),
+        (Freeze { cgroup: c }, Freeze { cgroup: d }) => c.id == d.id,
+        (StopUnit { unit: u, .. }, StopUnit { unit: v, .. }) => u == v,
+        (Command { run: r, .. }, Command { run: s, .. }) => r == s,
+        (Netns { name: n }, Netns { name: m }) => n == m,
+        (MakeCgroup { path: p }, MakeCgroup { path: q }) => p.trim_matches('/') == q.trim_matches('/'),
         _ => a == b,
     }
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use firedrill_model::facts::{CgroupRef, ProcessRef};
 
@@ -24,8 +24,35 @@ pub fn mount_point() -> Option<PathBuf> {
 /// # Errors
 /// No v2 hierarchy is mounted, or there is no such group.
 pub fn find(path: &str) -> io::Result<CgroupRef> {
-    let root = mount_point().ok_or_else(|| io::Error::new(io::ErrorKind::Unsupported, "no cgroup v2 hierarchy is mounted"))?;
-    at(&root.join(path.trim_matches('/')))
+    at(&path_of(path)?)
+}
+
+/// Directory of a group by its path below the mount point; it need not exist.
+///
+/// # Errors
+/// No v2 hierarchy is mounted, or the path leads out of it.
+pub fn path_of(path: &str) -> io::Result<PathBuf> {
+    let root =
+        mount_point().ok_or_else(|| io::Error::new(io::ErrorKind::Unsupported, "no cgroup v2 hierarchy is mounted"))?;
+    let below = Path::new(path.trim_matches('/'));
+    if below.components().any(|c| !matches!(c, Component::Normal(_) | Component::CurDir)) {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("`{path}` is not a path below {}", root.display()),
+        ));
+    }
+    Ok(root.join(below.components().collect::<PathBuf>()))
+}
+
+/// Whether it is the root of the hierarchy, which holds every process of the host.
+pub fn is_root(cgroup: &CgroupRef) -> bool {
+    mount_point().and_then(|root| at(&root).ok()).is_some_and(|root| root.id == cgroup.id)
+}
+
+/// Whether a group above it is frozen or asked to be.
+pub fn has_frozen_ancestor(cgroup: &CgroupRef) -> bool {
+    let value = |d: &Path| fs::read_to_string(d.join("cgroup.freeze")).unwrap_or_default();
+    Path::new(&cgroup.path).ancestors().skip(1).any(|above| value(above).trim() == "1")
 }
 
 /// A group by its directory.

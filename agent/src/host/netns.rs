@@ -8,6 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use firedrill_model::facts::{Interface, NetnsRef};
 use nix::net::if_::if_nameindex;
 
+use super::process;
 use crate::dataplane;
 use crate::sys::tun;
 
@@ -47,16 +48,34 @@ pub fn names() -> Vec<String> {
     names
 }
 
-/// Opens a namespace, if its path still leads to the same one.
+/// The same namespace by the path that leads to it longest: our own, its name, or else the path given. A process
+/// that is faulted may end, and its `/proc/PID/ns/net` with it.
+pub fn lasting(netns: NetnsRef) -> NetnsRef {
+    lasting_paths()
+        .find(|path| is_at(path, netns.inode))
+        .map(|path| NetnsRef { path, inode: netns.inode })
+        .unwrap_or(netns)
+}
+
+fn lasting_paths() -> impl Iterator<Item = String> {
+    std::iter::once("/proc/self/ns/net".to_owned()).chain(names().into_iter().map(|name| format!("{NAMED}/{name}")))
+}
+
+fn is_at(path: &str, inode: u64) -> bool {
+    fs::metadata(path).is_ok_and(|m| m.ino() == inode)
+}
+
+/// Opens a namespace. When its path does not lead to it any more, such as that of a process which has ended, it is
+/// looked for by its inode among the named ones and those of other processes.
 ///
 /// # Errors
-/// It is gone, or another one has taken its place.
+/// `NotFound`: it is gone. (The kernel gives the inode to no other namespace while any process or mount holds it.)
 pub fn open(netns: &NetnsRef) -> io::Result<File> {
-    let file = File::open(&netns.path)?;
-    if file.metadata()?.ino() != netns.inode {
-        return Err(io::Error::new(io::ErrorKind::NotFound, format!("{} is another namespace now", netns.path)));
-    }
-    Ok(file)
+    let at = |path: &str| File::open(path).ok().filter(|f| f.metadata().is_ok_and(|m| m.ino() == netns.inode));
+    let of_processes = || process::all().into_iter().map(|s| format!("/proc/{}/ns/net", s.process.pid));
+    at(&netns.path)
+        .or_else(|| lasting_paths().chain(of_processes()).find_map(|path| at(&path)))
+        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("the network namespace {} is gone", netns.path)))
 }
 
 /// Runs `work` inside a namespace, on a thread of its own.
@@ -68,7 +87,7 @@ pub fn within<T: Send>(netns: &NetnsRef, work: impl FnOnce() -> T + Send) -> io:
     dataplane::within(file.as_fd(), work)
 }
 
-/// The interfaces of a namespace.
+/// The interfaces of a namespace, those of our delay lines left out.
 ///
 /// # Errors
 /// It cannot be entered.
@@ -79,6 +98,10 @@ pub fn interfaces(netns: &NetnsRef) -> io::Result<Vec<Interface>> {
             let name = entry.name().to_string_lossy().into_owned();
             // An interface may vanish between the list and the question: then it is not there.
             let Ok(hardware) = tun::hardware_type(&name) else { continue };
+            // Those of our own delay lines are no part of the namespace.
+            if dataplane::is_own_tap(&name) {
+                continue;
+            }
             list.push(Interface {
                 index: entry.index(),
                 loopback: hardware == tun::HARDWARE_LOOPBACK,

@@ -1,5 +1,6 @@
 //! Processes, known by pid and start time, and signalled through pidfds.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::fd::AsFd;
@@ -30,7 +31,8 @@ pub struct Stat {
 /// There is no such process.
 pub fn stat(pid: i32) -> io::Result<Stat> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    parse_stat(pid, &text).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/stat: {text}")))
+    parse_stat(pid, &text)
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/stat: {text}")))
 }
 
 fn parse_stat(pid: i32, text: &str) -> Option<Stat> {
@@ -47,16 +49,15 @@ fn parse_stat(pid: i32, text: &str) -> Option<Stat> {
     })
 }
 
-/// Every process that there is, zombies left out.
+/// The pid of every process that there is, zombies among them.
+pub fn pids() -> BTreeSet<i32> {
+    let Ok(entries) = fs::read_dir("/proc") else { return BTreeSet::new() };
+    entries.filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// Every process that there is, zombies left out, by pid.
 pub fn all() -> Vec<Stat> {
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
-    let mut list: Vec<Stat> = entries
-        .filter_map(|e| e.ok()?.file_name().to_str()?.parse::<i32>().ok())
-        .filter_map(|pid| stat(pid).ok())
-        .filter(|s| s.state != 'Z')
-        .collect();
-    list.sort_by_key(|s| s.process.pid);
-    list
+    pids().into_iter().filter_map(|pid| stat(pid).ok()).filter(|s| s.state != 'Z').collect()
 }
 
 /// Whether this very process, not a later one with its pid, is alive. A zombie is not.

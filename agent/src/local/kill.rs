@@ -1,5 +1,6 @@
 //! Killing, and watching what comes back: one thread for each kill in force.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -9,7 +10,6 @@ use firedrill_model::change::Victim;
 use firedrill_model::facts::ProcessRef;
 use firedrill_model::receipt::KillCount;
 use firedrill_model::units::Span;
-
 
 use crate::host::process::{self, Delivery};
 use crate::host::{cgroup, netns, systemd};
@@ -92,10 +92,12 @@ fn members(victim: &Victim) -> Vec<ProcessRef> {
         // A restarted unit may have its group made anew under the same path.
         Victim::Unit { unit, cgroup: planned } => match cgroup::at(std::path::Path::new(&planned.path)) {
             Ok(group) => cgroup::processes(&group),
-            Err(_) => match systemd::show(unit).ok().filter(|u| !u.cgroup.is_empty()).map(|u| cgroup::find(&u.cgroup)) {
-                Some(Ok(group)) => cgroup::processes(&group),
-                _ => Vec::new(),
-            },
+            Err(_) => {
+                match systemd::show(unit).ok().filter(|u| !u.cgroup.is_empty()).map(|u| cgroup::find(&u.cgroup)) {
+                    Some(Ok(group)) => cgroup::processes(&group),
+                    _ => Vec::new(),
+                }
+            }
         },
         Victim::Processes { processes } => processes.iter().filter(|p| process::is_alive(p)).cloned().collect(),
     }
@@ -141,6 +143,8 @@ impl Watcher {
     fn run(self) {
         let mut waiting = self.signalled.clone();
         let mut first_end: Option<Instant> = None;
+        let mut killed_again: Vec<ProcessRef> = Vec::new();
+        let mut known = Known::default();
         while !self.over.load(Ordering::Relaxed) {
             waiting.retain(|process| {
                 if process::is_alive(process) && self.sent_at.elapsed() < END_PATIENCE {
@@ -154,18 +158,19 @@ impl Watcher {
                 }
                 false
             });
-            if let Some(since) = first_end {
-                let successors = self.successors();
+            // Once the downtime is known, only `keep` has a reason to look on.
+            if let Some(since) = first_end.filter(|_| self.keep || lock(&self.count).downtime.is_none()) {
+                let mut successors = self.successors(&mut known);
+                // One that takes its time to end is not another one.
+                successors.retain(|process| !killed_again.contains(process));
                 if !successors.is_empty() {
-                    let mut count = lock(&self.count);
-                    count.downtime.get_or_insert_with(|| Span(rounded(since.elapsed())));
-                    if self.keep {
-                        for process in &successors {
-                            if process::signal(process, self.signal).is_ok_and(|d| d == Delivery::Sent) {
-                                count.again += 1;
-                            }
-                        }
+                    lock(&self.count).downtime.get_or_insert_with(|| Span(rounded(since.elapsed())));
+                }
+                for process in successors.into_iter().filter(|_| self.keep) {
+                    if process::signal(&process, self.signal).is_ok_and(|d| d == Delivery::Sent) {
+                        lock(&self.count).again += 1;
                     }
+                    killed_again.push(process);
                 }
             }
             std::thread::sleep(LOOK_EVERY);
@@ -173,16 +178,47 @@ impl Watcher {
     }
 
     /// Processes that have taken the victims' place.
-    fn successors(&self) -> Vec<ProcessRef> {
+    fn successors(&self, known: &mut Known) -> Vec<ProcessRef> {
         match (&self.victim, &self.likeness) {
             (Victim::Processes { .. }, Some(likeness)) => {
                 let last = self.signalled.iter().map(|p| p.started).max().unwrap_or(0);
-                let newer = process::all().into_iter().map(|s| s.process).filter(|p| p.started >= last);
-                newer.filter(|p| !self.signalled.contains(p) && likeness.matches(p.pid)).collect()
+                known.look(|process| {
+                    process.started >= last && !self.signalled.contains(process) && likeness.matches(process.pid)
+                })
             }
             (Victim::Processes { .. }, None) => Vec::new(),
             _ => members(&self.victim).into_iter().filter(|p| !self.signalled.contains(p)).collect(),
         }
+    }
+}
+
+/// Pids that were looked at and are something else, so that each look costs one listing of /proc, not a reading of
+/// every process on the host.
+#[derive(Default)]
+struct Known {
+    strangers: HashMap<i32, u32>,
+}
+
+impl Known {
+    /// A new process looks like the one that forked it until it has become its own program: looked at again, this
+    /// many times (half a second).
+    const LOOKS: u32 = 100;
+
+    fn look(&mut self, is_wanted: impl Fn(&ProcessRef) -> bool) -> Vec<ProcessRef> {
+        let mut found = Vec::new();
+        let pids = process::pids();
+        self.strangers.retain(|pid, _| pids.contains(pid));
+        for pid in pids {
+            let looks = self.strangers.entry(pid).or_default();
+            if *looks >= Self::LOOKS {
+                continue;
+            }
+            match process::stat(pid) {
+                Ok(stat) if stat.state != 'Z' && is_wanted(&stat.process) => found.push(stat.process),
+                _ => *looks += 1,
+            }
+        }
+        found
     }
 }
 

@@ -111,7 +111,9 @@ impl Host for LocalHost {
                 Undo::Thaw { cgroup: cgroup.clone() }
             }
             Change::StopUnit { unit, triggers } => Undo::StartUnit { unit: unit.clone(), triggers: triggers.clone() },
-            Change::Command { undo, .. } => Undo::Command { argv: undo.clone() },
+            Change::Command { undo, .. } => {
+                Undo::Command { argv: undo.clone(), directory: std::env::current_dir().map_err(failed())? }
+            }
             Change::Netns { name } => {
                 if netns::named(name).is_ok() {
                     return Err(taken(change, "there is a namespace of that name already"));
@@ -120,7 +122,7 @@ impl Host for LocalHost {
             }
             Change::Veth { .. } => Undo::DiesWithAgent,
             Change::MakeCgroup { path } => {
-                let path = stage::cgroup_path(path).map_err(failed())?;
+                let path = cgroup::path_of(path).map_err(failed())?;
                 if path.exists() {
                     return Err(taken(change, "there is a group of that name already"));
                 }
@@ -170,11 +172,11 @@ impl Host for LocalHost {
                 self.in_force(change, State::UnitDown(unit.clone()))?
             }
             Change::Command { run, .. } => {
-                undo::command(run, COMMAND_PATIENCE).map_err(failed())?;
+                undo::command(run, &std::env::current_dir().map_err(failed())?, COMMAND_PATIENCE).map_err(failed())?;
                 self.in_force(change, State::Done)?
             }
             Change::Netns { name } => {
-                stage::make_netns(name).map_err(failed())?;
+                stage::make_netns(name).map_err(|e| taken_or_failed(change, e))?;
                 Handle::Nothing
             }
             Change::Veth { a, b } => {
@@ -182,7 +184,7 @@ impl Host for LocalHost {
                 Handle::Nothing
             }
             Change::MakeCgroup { path } => {
-                stage::make_cgroup(path).map_err(failed())?;
+                stage::make_cgroup(path).map_err(|e| taken_or_failed(change, e))?;
                 Handle::Nothing
             }
             Change::Spawn { name, command, env, netns, cgroup, log } => {
@@ -213,7 +215,9 @@ impl Host for LocalHost {
     fn release(&mut self, change: &Change, handle: Handle) -> Result<(), ChangeError> {
         match (change, handle) {
             (Change::Attach { netns, interface, direction }, _) => self.planes.detach(netns, interface, *direction),
-            (Change::DelayLine { netns, interface, direction }, _) => self.planes.stop_line(netns, interface, *direction),
+            (Change::DelayLine { netns, interface, direction }, _) => {
+                self.planes.stop_line(netns, interface, *direction)
+            }
             (Change::Tag { netns, sockets }, _) => self.planes.untag(netns, sockets),
             (Change::Rule { netns, .. }, Handle::Rule(rule)) => self.planes.remove_rule(netns, rule),
             (_, Handle::Kill(mut watch)) => {
@@ -290,6 +294,15 @@ impl Watched {
 
 fn taken(change: &Change, holder: &str) -> ChangeError {
     ChangeError::Taken { what: change.to_string(), holder: holder.to_owned() }
+}
+
+/// Somebody was faster between our look and our change: what is there is theirs.
+fn taken_or_failed(change: &Change, error: std::io::Error) -> ChangeError {
+    if error.kind() == std::io::ErrorKind::AlreadyExists {
+        taken(change, "somebody else has just made it")
+    } else {
+        ChangeError::failed(change.to_string())(error)
+    }
 }
 
 fn gone(change: &Change) -> ChangeError {

@@ -65,21 +65,12 @@ pub fn delete_netns(name: &str) -> io::Result<String> {
     Ok("deleted".into())
 }
 
-/// Directory of a group below the cgroup v2 mount point.
-///
-/// # Errors
-/// No v2 hierarchy is mounted.
-pub fn cgroup_path(path: &str) -> io::Result<PathBuf> {
-    let root = cgroup::mount_point().ok_or_else(|| io::Error::new(io::ErrorKind::Unsupported, "no cgroup v2 hierarchy is mounted"))?;
-    Ok(root.join(path.trim_matches('/')))
-}
-
 /// Makes a group; its parents must be there.
 ///
 /// # Errors
 /// It exists, or the right is missing.
 pub fn make_cgroup(path: &str) -> io::Result<()> {
-    fs::create_dir(cgroup_path(path)?)
+    fs::create_dir(cgroup::path_of(path)?)
 }
 
 /// Kills what is in a group of ours and removes it with all below it; not there is as good.
@@ -111,7 +102,8 @@ pub fn remove_cgroup(path: &Path) -> io::Result<String> {
         // Zombies keep a group busy until they are reaped.
         let mut last = Ok(());
         wait_until(Duration::from_secs(2), || {
-            last = fs::remove_dir(&directory).or_else(|e| if e.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(e) });
+            last = fs::remove_dir(&directory)
+                .or_else(|e| if e.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(e) });
             last.is_ok()
         });
         last?;
@@ -143,7 +135,10 @@ pub fn spawn(what: &Spawn<'_>) -> io::Result<(Child, ProcessRef)> {
     let [program, args @ ..] = what.command else {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "the command is empty"));
     };
-    let procs = cgroup_path(what.cgroup)?.join("cgroup.procs");
+    let procs = cgroup::path_of(what.cgroup)?.join("cgroup.procs");
+    if !procs.exists() {
+        return Err(io::Error::new(io::ErrorKind::NotFound, format!("there is no cgroup {}", what.cgroup)));
+    }
     let namespace = what.netns.map(|name| File::open(netns_path(name))).transpose()?;
     let output = match what.log {
         Some(path) => Stdio::from(OpenOptions::new().create(true).append(true).open(path)?),
@@ -155,7 +150,7 @@ pub fn spawn(what: &Spawn<'_>) -> io::Result<(Child, ProcessRef)> {
     };
     // The shell joins the group and then becomes the program; nothing of ours is interpolated into its script.
     let mut command = Command::new("/bin/sh");
-    command.args(["-c", "echo 0 > \"$1\" && shift && exec \"$@\"", "sh"]).arg(&procs).arg(program).args(args);
+    command.args(["-c", JOIN, "sh"]).arg(&procs).arg(program).args(args);
     command.envs(what.env).stdin(Stdio::null()).stdout(output).stderr(errors).process_group(0);
     let child = std::thread::scope(|scope| {
         let worker = scope.spawn(move || -> io::Result<Child> {
@@ -166,15 +161,46 @@ pub fn spawn(what: &Spawn<'_>) -> io::Result<(Child, ProcessRef)> {
         });
         worker.join().map_err(|_| io::Error::other("the thread that starts processes failed"))?
     })?;
+    let mut starting = Starting(Some(child));
+    let child = starting.0.as_mut().ok_or_else(|| io::Error::other("it is gone"))?;
     let pid = child.id().cast_signed();
     let identity = process::stat(pid)?.process;
-    // Until it is in the group, removing the group would not end it.
-    let joined = wait_until(Duration::from_secs(2), || {
-        cgroup::of_process(pid).is_none_or(|path| path.trim_matches('/') == what.cgroup.trim_matches('/'))
+    // Until it is in the group, removing the group would not end it. And until the shell has become the program, it
+    // may still fail to.
+    let mut ended = None;
+    let running = wait_until(Duration::from_secs(2), || {
+        ended = child.try_wait().ok().flatten();
+        ended.is_some() || (is_in(pid, what.cgroup) && !process::cmdline(pid).contains(JOIN))
     });
-    if !joined {
-        process::signal(&identity, libc::SIGKILL)?;
-        return Err(io::Error::other(format!("it did not join cgroup {}", what.cgroup)));
+    match ended.and_then(|status| status.code()) {
+        // 126 and 127 are the shell's own (POSIX, Shell Command Language 2.8.2).
+        Some(127) => Err(io::Error::new(io::ErrorKind::NotFound, format!("there is no program `{program}`"))),
+        Some(126) => Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("`{program}` cannot be executed"))),
+        Some(125) => Err(io::Error::other(format!("it could not join cgroup {}", what.cgroup))),
+        _ if !running => {
+            Err(io::Error::new(io::ErrorKind::TimedOut, format!("`{program}` did not start in cgroup {}", what.cgroup)))
+        }
+        _ => starting.0.take().map(|child| (child, identity)).ok_or_else(|| io::Error::other("it is gone")),
     }
-    Ok((child, identity))
+}
+
+/// Joins the group named by the first argument, and becomes the program named by the others.
+const JOIN: &str = "echo 0 > \"$1\" || exit 125; shift; exec \"$@\"";
+
+fn is_in(pid: i32, group: &str) -> bool {
+    let here = |path: String| cgroup::path_of(&path).ok();
+    cgroup::of_process(pid).and_then(here) == cgroup::path_of(group).ok()
+}
+
+/// Ends and reaps a process that did not get through its start.
+struct Starting(Option<Child>);
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.0.take() {
+            // It may have ended by itself: as good.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
 }

@@ -6,7 +6,9 @@ mod select;
 
 use std::io;
 
-use firedrill_model::facts::{Control, HostFacts, Interface, NetnsFacts, NetnsRef, ProcessRef, TargetFacts, TargetKind};
+use firedrill_model::facts::{
+    Control, HostFacts, Interface, NetnsFacts, NetnsRef, ProcessRef, TargetFacts, TargetKind,
+};
 use firedrill_model::file::did_you_mean;
 use firedrill_model::run::TargetPlan;
 use firedrill_model::target::TargetSpec;
@@ -40,7 +42,9 @@ pub enum TargetError {
         why: String,
     },
     /// Its processes live in several network namespaces.
-    #[error("the processes of {0} are in several network namespaces; name one of them with `netns:`, or a smaller cgroup")]
+    #[error(
+        "the processes of {0} are in several network namespaces; name one of them with `netns:`, or a smaller cgroup"
+    )]
     SeveralNamespaces(String),
     /// The host could not be asked.
     #[error("looking for {what}: {source}")]
@@ -86,7 +90,8 @@ fn find(name: &str, spec: &TargetSpec, control: Option<Control>, host: &HostFact
         return find_unit(name, unit, base(TargetKind::Unit), host);
     }
     if let Some(pid) = spec.pid {
-        let stat = process::stat(pid).map_err(|_| TargetError::NotFound {
+        let alive = process::stat(pid).ok().filter(|s| !matches!(s.state, 'Z' | 'X'));
+        let stat = alive.ok_or_else(|| TargetError::NotFound {
             what: "process",
             wanted: pid.to_string(),
             help: "it has ended, or never was; `process: {exe: ..}` finds processes by what they are".into(),
@@ -104,7 +109,8 @@ fn find(name: &str, spec: &TargetSpec, control: Option<Control>, host: &HostFact
     match &spec.interface {
         Some(wanted) => {
             let names: Vec<String> = all.iter().map(|i| i.name.clone()).collect();
-            let one = all.into_iter().find(|i| i.name == *wanted).ok_or_else(|| not_found("interface", wanted, &names))?;
+            let one =
+                all.into_iter().find(|i| i.name == *wanted).ok_or_else(|| not_found("interface", wanted, &names))?;
             let netns = NetnsFacts { netns: namespace, interfaces: vec![one] };
             Ok(TargetFacts { netns: Some(netns), ..base(TargetKind::Interface) })
         }
@@ -129,7 +135,8 @@ fn find_unit(name: &str, wanted: &str, base: TargetFacts, host: &HostFacts) -> R
     }
     let mut target = TargetFacts { unit: unit.facts, ..base };
     if !unit.cgroup.is_empty() {
-        let cgroup = cgroup::find(&unit.cgroup).map_err(|e| io_error(&format!("cgroup {} of unit {wanted}", unit.cgroup), e))?;
+        let cgroup =
+            cgroup::find(&unit.cgroup).map_err(|e| io_error(&format!("cgroup {} of unit {wanted}", unit.cgroup), e))?;
         target.processes = cgroup::processes(&cgroup);
         target.netns = shared_namespace(name, &target.processes)?;
         target.cgroup = Some(cgroup);
@@ -154,7 +161,7 @@ fn shared_namespace(name: &str, processes: &[ProcessRef]) -> Result<Option<Netns
             None => found = Some(netns),
         }
     }
-    let Some(netns) = found else { return Ok(None) };
+    let Some(netns) = found.map(netns::lasting) else { return Ok(None) };
     let interfaces = interfaces(&netns)?;
     Ok(Some(NetnsFacts { netns, interfaces }))
 }
@@ -181,4 +188,3 @@ fn not_found(what: &'static str, wanted: &str, known: &[String]) -> TargetError 
 fn io_error(what: &str, source: io::Error) -> TargetError {
     TargetError::Io { what: what.to_owned(), source }
 }
-

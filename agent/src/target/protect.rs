@@ -7,9 +7,25 @@ use crate::host::{cgroup, process};
 
 /// Names of processes that a host needs to be reachable and to recover.
 const NAMES: &[&str] = &[
-    "systemd", "init", "sshd", "sshd-session", "systemd-journal", "systemd-journald", "systemd-udevd", "systemd-logind",
-    "systemd-network", "systemd-networkd", "systemd-resolve", "systemd-resolved", "dbus-daemon", "dbus-broker", "dockerd", "containerd",
-    "containerd-shim", "podman", "crio",
+    "systemd",
+    "init",
+    "sshd",
+    "sshd-session",
+    "systemd-journal",
+    "systemd-journald",
+    "systemd-udevd",
+    "systemd-logind",
+    "systemd-network",
+    "systemd-networkd",
+    "systemd-resolve",
+    "systemd-resolved",
+    "dbus-daemon",
+    "dbus-broker",
+    "dockerd",
+    "containerd",
+    "containerd-shim",
+    "podman",
+    "crio",
 ];
 
 /// The processes that are protected, taken when the agent starts.
@@ -34,7 +50,7 @@ impl Protected {
     pub fn check(&self, target: &TargetFacts, host: &HostFacts) -> Result<(), TargetError> {
         let refuse = |why: String| Err(TargetError::Protected { target: target.name.clone(), why });
         if let Some(group) = &target.cgroup
-            && cgroup::mount_point().is_some_and(|root| root.display().to_string() == group.path.trim_end_matches('/'))
+            && cgroup::is_root(group)
         {
             return refuse("it is the root cgroup, which holds every process of the host; name one below it".into());
         }

@@ -17,7 +17,12 @@ use crate::host::process::{self, Stat};
 pub fn processes(selector: &ProcessSelector) -> Result<Vec<ProcessRef>, TargetError> {
     let me = std::process::id().cast_signed();
     let all: Vec<Stat> = process::all().into_iter().filter(|s| s.process.pid != me && !s.kernel_thread).collect();
-    let found: Vec<ProcessRef> = all.iter().filter(|s| matches(selector, s)).map(|s| s.process.clone()).collect();
+    let mut found: Vec<ProcessRef> = all.iter().filter(|s| matches(selector, s)).map(|s| s.process.clone()).collect();
+    if selector.cmdline.is_some() {
+        // `sudo firedrill inject .. --process nginx` has "nginx" on its command line, too.
+        let ours = process::lineage(me);
+        found.retain(|process| !ours.contains(&process.pid));
+    }
     if found.is_empty() { Err(nothing(selector, &all)) } else { Ok(found) }
 }
 
@@ -64,7 +69,8 @@ fn listens_on(pid: i32, port: u16) -> bool {
             let text = fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default();
             text.lines().skip(1).any(|line| {
                 let fields: Vec<&str> = line.split_whitespace().collect();
-                let local = fields.get(1).and_then(|a| a.rsplit_once(':')).and_then(|(_, p)| u16::from_str_radix(p, 16).ok());
+                let local =
+                    fields.get(1).and_then(|a| a.rsplit_once(':')).and_then(|(_, p)| u16::from_str_radix(p, 16).ok());
                 let inode = fields.get(9).and_then(|i| i.parse::<u64>().ok());
                 local == Some(port) && fields.get(3) == Some(state) && inode.is_some_and(|i| held.contains(&i))
             })
