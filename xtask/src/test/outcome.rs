@@ -2,7 +2,8 @@
 //!
 //! A test that cannot run here says why in one line and returns: `SKIPPED: reason` when the machine lacks something
 //! that it should have (root, a tool), `UNSUPPORTED: reason` when this kernel or machine cannot do it at all. libtest
-//! calls both `ok`; here they are skipped. In CI a `SKIPPED` is a failure.
+//! calls both `ok`; here they are skipped. In CI a `SKIPPED` is a failure. `#[ignore = "run by other tests"]` marks an
+//! entry point for a process that other tests start: it is not a test, and not counted.
 
 use std::{fmt, ops::AddAssign};
 
@@ -62,15 +63,19 @@ impl Outcome {
     pub fn parse(output: &str) -> Self {
         let mut outcome = Self::default();
         let mut test = String::new();
+        let mut helpers = 0;
         let mut said = false; // one test may say it several times, by its helpers
         for line in output.lines().map(|line| line.trim_end_matches('\r')) {
             if let Some(name) = line.strip_prefix("---- ").and_then(|rest| rest.strip_suffix(" stdout ----")) {
                 test = name.to_owned();
                 said = false;
             } else if let Some(result) = line.strip_prefix("test result: ") {
-                outcome.result(result);
+                outcome.result(result, helpers);
+                helpers = 0;
                 test.clear();
                 said = false;
+            } else if line.starts_with("test ") && line.contains(HELPER) {
+                helpers += 1;
             } else if let Some(reason) = line.strip_prefix("SKIPPED: ").filter(|_| !said) {
                 outcome.skipped.push(format!("{test}: {reason}"));
                 said = true;
@@ -90,14 +95,14 @@ impl Outcome {
     }
 
     /// `ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s`
-    fn result(&mut self, text: &str) {
+    fn result(&mut self, text: &str, helpers: u64) {
         let numbers = text.split_once(". ").map_or(text, |(_, numbers)| numbers);
         for part in numbers.split("; ") {
             match part.split_once(' ') {
                 Some((number, "passed")) => self.passed += number.parse::<u64>().unwrap_or(0),
                 Some((number, "failed")) => self.failed += number.parse::<u64>().unwrap_or(0),
                 Some((number, "ignored")) => {
-                    for _ in 0..number.parse::<u64>().unwrap_or(0) {
+                    for _ in helpers..number.parse::<u64>().unwrap_or(0) {
                         self.unsupported.push(IGNORED.to_owned());
                     }
                 }
@@ -107,6 +112,8 @@ impl Outcome {
     }
 }
 
+/// How libtest shows a test with `#[ignore = "run by other tests …"]`.
+const HELPER: &str = "... ignored, run by other tests";
 /// A test with `#[ignore]`.
 const IGNORED: &str = "ignored by its author";
 
@@ -132,6 +139,12 @@ mod tests {
         sum += Outcome::of(true);
         sum += Outcome::skip("no QEMU");
         assert_eq!(sum.to_string(), "3 passed, 2 failed, 5 skipped");
+    }
+
+    #[test]
+    fn the_entry_point_of_a_process_is_not_a_test() {
+        let output = OUTPUT.replace("test d ... ignored", "test d ... ignored, run by other tests, as a process");
+        assert_eq!(Outcome::parse(&output).to_string(), "1 passed, 1 failed, 1 skipped");
     }
 
     #[test]

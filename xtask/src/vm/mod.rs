@@ -107,7 +107,10 @@ pub fn run_tests(guest: &Guest, tests: &[&Executable], extra: &[PathBuf], option
     let archive = initramfs::pack(&kernel, tests, extra, options)?;
     fs::write(&initrd, &archive).with_context(|| format!("cannot write {}", initrd.display()))?;
     eprintln!("guest: {}, {} MiB of files, {} test binaries", kernel.image.display(), archive.len() >> 20, tests.len());
-    let done = boot::boot(guest, &kernel.image, &initrd, &folder)?;
+    let booted = boot::boot(guest, &kernel.image, &initrd, &folder);
+    fs::remove_file(&initrd).with_context(|| format!("cannot remove {}", initrd.display()))?;
+    let done = booted?;
+    fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
     let mut outcome = Outcome::parse(&done.results);
     if !done.success && outcome.failed == 0 {
         outcome.failed = 1; // a test binary that died without a summary
@@ -116,8 +119,9 @@ pub fn run_tests(guest: &Guest, tests: &[&Executable], extra: &[PathBuf], option
     Ok(outcome)
 }
 
+/// A folder of this run's own: several guests may run at the same time.
 fn guest_folder(kernel: &str) -> Result<PathBuf> {
-    let folder = repo::target().join("vm").join(kernel);
+    let folder = repo::target().join("vm").join(format!("{kernel}-{}", std::process::id()));
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     Ok(folder)
 }
