@@ -6,7 +6,7 @@
 use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -295,17 +295,26 @@ impl Core {
     fn run(mut self, inbox: &Receiver<Request>) {
         const TICK: Duration = Duration::from_millis(50);
         loop {
-            match inbox.recv_timeout(TICK) {
-                Ok(Request::Stop(answer)) => {
-                    let _ = answer.send(self.finish());
-                    return;
+            let mut next = inbox.recv_timeout(TICK);
+            // All that waits is answered before the leases are looked at: a renewal may have been waiting behind a
+            // slow stop of a unit.
+            loop {
+                match next {
+                    Ok(Request::Stop(answer)) => {
+                        let _ = answer.send(self.finish());
+                        return;
+                    }
+                    Ok(request) => self.answer(request),
+                    Err(RecvTimeoutError::Timeout) => break,
+                    Err(RecvTimeoutError::Disconnected) => {
+                        self.finish();
+                        return;
+                    }
                 }
-                Ok(request) => self.answer(request),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => {
-                    self.finish();
-                    return;
-                }
+                next = inbox.try_recv().map_err(|e| match e {
+                    TryRecvError::Empty => RecvTimeoutError::Timeout,
+                    TryRecvError::Disconnected => RecvTimeoutError::Disconnected,
+                });
             }
             for reverted in self.engine.tick() {
                 let ended = self.ended(reverted);

@@ -1,0 +1,242 @@
+//! The command line: what it takes. One variant a verb; each verb's work is in `verb/`.
+
+use std::path::PathBuf;
+
+use clap::builder::styling::{AnsiColor, Styles};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::demo;
+use crate::verb::inject::InjectArgs;
+
+const STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Yellow.on_default().bold())
+    .usage(AnsiColor::Yellow.on_default().bold())
+    .literal(AnsiColor::Green.on_default())
+    .placeholder(AnsiColor::Cyan.on_default());
+
+/// Fire drills for Linux hosts: faults that end, effects that are proven, verdicts that are honest.
+#[derive(Debug, Parser)]
+#[command(name = "firedrill", version, styles = STYLES, arg_required_else_help = true, after_help = EXAMPLES)]
+pub struct Cli {
+    /// What to do
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  firedrill demo                                  see it work: a small shop, six drills, two minutes
+  firedrill plan shop.yaml                        what a run would do, exactly; touches nothing
+  firedrill run shop.yaml                         run the drill, watch it, get a verdict and a report
+  firedrill inject latency --unit nginx.service --delay 100ms --for 30s --watch http://127.0.0.1/
+  firedrill report                                read the last run again
+
+Exit codes: 0 held · 1 degraded, broken or leaked · 2 bad usage or file · 3 inconclusive or invalid ·
+            4 aborted · 5 the host could not be fully restored";
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Run experiments, and judge them
+    #[command(after_help = "\
+Examples:
+  firedrill run shop.yaml
+  firedrill run system.yaml lose-one-web.yaml --seed 7
+  firedrill run drills/ --experiment lose-one-web --json")]
+    Run(RunArgs),
+    /// Show what a run would do, exactly; touches nothing
+    #[command(after_help = "Example:\n  firedrill plan shop.yaml")]
+    Plan(PlanArgs),
+    /// Check files, without looking at the host
+    #[command(after_help = "Example:\n  firedrill check drills/")]
+    Check(CheckArgs),
+    /// Print the JSON Schema of a kind of document, or of a fault
+    #[command(after_help = "Examples:\n  firedrill schema Experiment\n  firedrill schema latency")]
+    Schema(SchemaArgs),
+    /// Inject one fault, now, for a while
+    #[command(after_help = "\
+Examples:
+  firedrill inject latency --unit nginx.service --delay 100ms --for 30s --watch http://127.0.0.1/
+  firedrill inject loss --netns blue --percent 30% --for 60s
+  firedrill inject partition --cgroup shop/web-1 --peers 10.0.0.0/8 --for 20s
+  firedrill inject kill --exe redis-server --keep --for 10s
+
+`firedrill inject FAULT --help` shows a fault's own options.")]
+    Inject(InjectArgs),
+    /// Tell what this host can do, what is missing, and how to get it
+    Doctor(JsonArg),
+    /// Make a report of a run, from its log
+    #[command(after_help = "\
+Examples:
+  firedrill report                         the last run, on the terminal
+  firedrill report --format html -o report.html
+  firedrill report 20261123-101500-lose-one-web-1a2b --format junit")]
+    Report(ReportArgs),
+    /// List runs
+    Runs(RunsArgs),
+    /// Show who owns this host now, and whether anything is left of an earlier run
+    Status(JsonArg),
+    /// Undo what a run left that was killed together with its guardian
+    Recover(JsonArg),
+    /// See it work: a small shop of real processes, six drills, two minutes
+    Demo(DemoArgs),
+    /// Print shell completions
+    #[command(after_help = "Example:\n  firedrill completions bash > /etc/bash_completion.d/firedrill")]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write man pages into a folder
+    Man {
+        /// The folder; made when it is not there
+        #[arg(default_value = "man")]
+        folder: PathBuf,
+    },
+    /// The demo's own services
+    #[command(hide = true)]
+    Shop(demo::shop::Args),
+    /// The process that undoes faults when the agent dies
+    #[command(hide = true)]
+    Guardian {
+        /// Directory of lock and journal
+        run: PathBuf,
+        /// Directory of what outlives a reboot
+        state: PathBuf,
+    },
+}
+
+/// Where things are kept.
+#[derive(Clone, Debug, Args)]
+pub struct Places {
+    /// Folder in which runs are kept
+    #[arg(long, value_name = "FOLDER", env = "FIREDRILL_RUNS", default_value = "runs")]
+    pub runs: PathBuf,
+    /// Folder of the owner lock and the journal
+    #[arg(long, value_name = "FOLDER", env = "FIREDRILL_RUN_DIR", default_value = "/run/firedrill", hide = true)]
+    pub run_dir: PathBuf,
+    /// Folder of what must outlive a reboot
+    #[arg(long, value_name = "FOLDER", env = "FIREDRILL_STATE_DIR", default_value = "/var/lib/firedrill", hide = true)]
+    pub state_dir: PathBuf,
+}
+
+/// Arguments of `run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// YAML files, or folders of them; names resolve across all of them
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// Only this experiment; may be given several times
+    #[arg(long, value_name = "NAME")]
+    pub experiment: Vec<String>,
+    /// Seed of random choices, instead of the file's
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// Answer yes to everything that a game day asks
+    #[arg(long, short)]
+    pub yes: bool,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Show no progress
+    #[arg(long, short)]
+    pub quiet: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub places: Places,
+}
+
+/// Arguments of `plan`.
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    /// YAML files, or folders of them
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// Only this experiment; may be given several times
+    #[arg(long, value_name = "NAME")]
+    pub experiment: Vec<String>,
+    /// Seed of random choices, instead of the file's
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// Print the plan as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// YAML files, or folders of them
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// Print findings as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `schema`.
+#[derive(Debug, Args)]
+pub struct SchemaArgs {
+    /// System, Experiment, GameDay, or the name of a fault; all kinds when left out
+    pub kind: Option<String>,
+}
+
+/// Whether to print JSON.
+#[derive(Debug, Args)]
+pub struct JsonArg {
+    /// Print as JSON
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub places: Places,
+}
+
+/// Arguments of `report`.
+#[derive(Debug, Args)]
+pub struct ReportArgs {
+    /// Id or folder of a run; the last one when left out
+    pub run: Option<String>,
+    /// What to make
+    #[arg(long, short, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+    /// File to write; standard output when left out
+    #[arg(long, short, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub places: Places,
+}
+
+/// Formats of a report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For the terminal
+    Text,
+    /// One self-contained page
+    Html,
+    /// For CI's test view
+    Junit,
+    /// For job summaries and tickets
+    Markdown,
+    /// For scripts
+    Json,
+}
+
+/// Arguments of `runs`.
+#[derive(Debug, Args)]
+pub struct RunsArgs {
+    /// Print as JSON
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub places: Places,
+}
+
+/// Arguments of `demo`.
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub places: Places,
+}

@@ -1,0 +1,117 @@
+//! The verbs, one file each.
+
+mod check;
+mod completions;
+mod doctor;
+mod files;
+pub mod inject;
+mod man;
+mod plan;
+mod recover;
+pub mod report;
+pub mod run;
+mod runs;
+mod schema;
+mod status;
+
+use std::path::PathBuf;
+
+use firedrill_agent::agent::{Agent, Options, StartError};
+use firedrill_agent::guardian;
+use firedrill_agent::journal::Directories;
+use firedrill_model::file::Diagnostic;
+use firedrill_model::verdict::ExitCode;
+
+use crate::cli::{Places, Verb};
+use crate::demo;
+pub use files::refuse;
+use crate::render::diagnostic;
+use crate::render::paint::Screen;
+
+/// An error that is the user's to mend: exit code 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct UsageError(pub String);
+
+/// What is wrong with files, each finding at its place: exit code 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{} findings", .0.len())]
+pub struct FileErrors(pub Vec<Diagnostic>);
+
+/// Does what was asked for.
+///
+/// # Errors
+/// What could not be done; [`exit_code_of`] tells the code.
+pub fn run(verb: Verb) -> anyhow::Result<ExitCode> {
+    match verb {
+        Verb::Run(args) => run::run(&args),
+        Verb::Plan(args) => plan::run(&args),
+        Verb::Check(args) => check::run(&args),
+        Verb::Schema(args) => schema::run(&args),
+        Verb::Inject(args) => inject::run(&args),
+        Verb::Doctor(args) => doctor::run(&args),
+        Verb::Report(args) => report::run(&args),
+        Verb::Runs(args) => runs::run(&args),
+        Verb::Status(args) => status::run(&args),
+        Verb::Recover(args) => recover::run(&args),
+        Verb::Demo(args) => demo::run(&args),
+        Verb::Completions { shell } => completions::run(shell),
+        Verb::Man { folder } => man::run(&folder),
+        Verb::Shop(args) => demo::shop::main(args).map(|()| ExitCode::Held),
+        Verb::Guardian { run, state } => Ok(guardian_process(run, state)),
+    }
+}
+
+/// The exit code of an error: 2 for what the user can mend, 5 for what could not be restored, else 3: nothing was
+/// shown.
+pub fn exit_code_of(error: &anyhow::Error) -> ExitCode {
+    if error.downcast_ref::<UsageError>().is_some() || error.downcast_ref::<FileErrors>().is_some() {
+        return ExitCode::Usage;
+    }
+    match error.downcast_ref::<StartError>() {
+        Some(StartError::LeftOver(_)) => ExitCode::NotRestored,
+        Some(_) => ExitCode::Usage,
+        None => ExitCode::Unproven,
+    }
+}
+
+/// What is said of an error.
+pub fn complaint(error: &anyhow::Error) -> String {
+    let paint = Screen::stderr().paint();
+    match error.downcast_ref::<FileErrors>() {
+        Some(FileErrors(findings)) => diagnostic::all(findings, paint).trim_end().to_owned(),
+        None => diagnostic::failure(error, paint),
+    }
+}
+
+fn guardian_process(run: PathBuf, state: PathBuf) -> ExitCode {
+    if guardian::main(run, state) == 0 { ExitCode::Held } else { ExitCode::NotRestored }
+}
+
+impl Places {
+    /// Directories of the agent.
+    pub fn directories(&self) -> Directories {
+        Directories { run: self.run_dir.clone(), state: self.state_dir.clone() }
+    }
+}
+
+/// Starts the embedded agent.
+///
+/// # Errors
+/// Not root, the host is busy or cannot be guarded.
+pub fn start_agent(places: &Places, what: &str) -> anyhow::Result<Agent> {
+    if !nix::unistd::Uid::effective().is_root() {
+        let line: Vec<String> = std::env::args().collect();
+        return Err(UsageError(format!(
+            "faults need root; try: sudo {}\n(`plan`, `check` and `report` work without)",
+            crate::render::words::command_line(&line)
+        ))
+        .into());
+    }
+    Ok(Agent::start(Options { directories: places.directories(), ..Options::new(what) })?)
+}
+
+/// A runtime for probes and the driver. Two threads: the driver's, and one for what blocks it for a moment.
+pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?)
+}

@@ -1,0 +1,33 @@
+//! `firedrill recover`: undoes what a dead owner left.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use firedrill_agent::owner::{Holder, Owner};
+use firedrill_agent::{host, recover};
+use firedrill_model::verdict::ExitCode;
+
+use crate::cli::JsonArg;
+
+pub fn run(args: &JsonArg) -> Result<ExitCode> {
+    let directories = args.places.directories();
+    let holder = Holder { pid: std::process::id(), what: "recover".into(), since: String::new() };
+    // Never beside a live owner: its changes are its own.
+    let owner = Owner::take(&directories.run, &holder, Duration::from_secs(2))?;
+    let done = recover::recover(&directories, &host::facts().boot_id);
+    drop(owner);
+    if args.json {
+        anstream::println!("{}", serde_json::json!({ "undone": done.undone, "left": done.left }));
+    } else {
+        for (what, note) in &done.undone {
+            anstream::println!("undone: {what}: {note}");
+        }
+        for left in &done.left {
+            anstream::println!("NOT undone: {left}");
+        }
+        if done.undone.is_empty() && done.left.is_empty() {
+            anstream::println!("nothing to undo: the host is as it was");
+        }
+    }
+    Ok(if done.left.is_empty() { ExitCode::Held } else { ExitCode::NotRestored })
+}

@@ -1,0 +1,157 @@
+//! `firedrill run`: experiments and game days, one after another.
+
+use std::io::{BufRead, IsTerminal, Write};
+
+use anyhow::Result;
+use firedrill_agent::agent::Agent;
+use firedrill_model::file::{GameDay, OnFinding};
+use firedrill_model::lower::{Choices, Library};
+use firedrill_model::verdict::ExitCode;
+
+use super::{files, report};
+use crate::cli::RunArgs;
+use crate::drive::{self, Finished, Job, Signals};
+use crate::render::live::Live;
+use crate::render::paint::Screen;
+use crate::render::{json, summary};
+
+pub fn run(args: &RunArgs) -> Result<ExitCode> {
+    let (library, _) = files::read(&args.files)?;
+    let agenda = agenda(&library, args)?;
+    // Everything that can be wrong with any of them is said before the first begins.
+    for item in &agenda {
+        lower(&library, &item.experiment, args, 0)?;
+    }
+    let what = agenda.iter().map(|i| i.experiment.as_str()).collect::<Vec<_>>().join(", ");
+    let agent = super::start_agent(&args.places, &format!("run {what}"))?;
+    for (change, note) in &agent.recovery().undone {
+        anstream::eprintln!("undone of an earlier run that was killed: {change}: {note}");
+    }
+    let result = super::runtime()?.block_on(all(&library, &agenda, args, &agent));
+    let farewell = agent.stop();
+    let exit = result?;
+    for left in &farewell.left_over {
+        anstream::eprintln!("NOT restored: {left}");
+    }
+    Ok(if farewell.left_over.is_empty() { exit } else { exit.worse(ExitCode::NotRestored) })
+}
+
+/// One experiment to run, and what a game day says about it.
+struct Item {
+    experiment: String,
+    confirm: Option<String>,
+    note: Option<String>,
+    pause: std::time::Duration,
+    stop_on_finding: bool,
+}
+
+fn agenda(library: &Library, args: &RunArgs) -> Result<Vec<Item>> {
+    let days = library.game_days(None);
+    if args.experiment.is_empty() && !days.is_empty() {
+        let items = |day: &&GameDay| {
+            let stop = day.on_finding == OnFinding::Stop;
+            let item = move |s: &firedrill_model::file::GameDayStep| Item {
+                experiment: s.run.value.clone(),
+                confirm: s.confirm.clone(),
+                note: s.note.clone(),
+                pause: s.pause.0,
+                stop_on_finding: stop,
+            };
+            day.steps.iter().map(item).collect::<Vec<_>>()
+        };
+        return Ok(days.iter().flat_map(items).collect());
+    }
+    let names = files::experiments(library, &args.experiment)?;
+    Ok(names
+        .into_iter()
+        .map(|experiment| Item {
+            experiment,
+            confirm: None,
+            note: None,
+            pause: std::time::Duration::ZERO,
+            stop_on_finding: false,
+        })
+        .collect())
+}
+
+fn lower(library: &Library, experiment: &str, args: &RunArgs, seed: u64) -> Result<firedrill_model::lower::Lowered> {
+    let choices = Choices {
+        seed: args.seed.unwrap_or(seed),
+        force_seed: args.seed.is_some(),
+        env: &|name| std::env::var(name).ok(),
+    };
+    library.lower(experiment, &choices).map_err(|found| files::refuse(&found))
+}
+
+async fn all(library: &Library, agenda: &[Item], args: &RunArgs, agent: &Agent) -> Result<ExitCode> {
+    let mut signals = Signals::take()?;
+    let mut exit = ExitCode::Held;
+    for item in agenda {
+        if !item.pause.is_zero() {
+            anstream::eprintln!("resting for {}", firedrill_model::units::Span(item.pause));
+            tokio::select! {
+                () = tokio::time::sleep(item.pause) => {}
+                _ = signals.next() => return Ok(exit.worse(ExitCode::Aborted)),
+            }
+        }
+        if let Some(note) = &item.note {
+            anstream::eprintln!("note: {note}");
+        }
+        if let Some(question) = &item.confirm
+            && !args.yes
+            && !confirmed(question)?
+        {
+            anstream::eprintln!("not confirmed: {} is not run", item.experiment);
+            return Ok(exit.worse(ExitCode::Aborted));
+        }
+        let lowered = lower(library, &item.experiment, args, rand::random())?;
+        let seed = lowered.plan.seed;
+        let finished = one(lowered, args, agent, &mut signals, replay(args, &item.experiment, seed)).await?;
+        exit = exit.worse(finished.exit);
+        if matches!(finished.exit, ExitCode::Aborted | ExitCode::NotRestored) {
+            break;
+        }
+        if item.stop_on_finding && finished.exit != ExitCode::Held {
+            anstream::eprintln!("the day ends here, as its file says (`on_finding: stop`)");
+            break;
+        }
+    }
+    Ok(exit)
+}
+
+async fn one(
+    lowered: firedrill_model::lower::Lowered,
+    args: &RunArgs,
+    agent: &Agent,
+    signals: &mut Signals,
+    replay: Vec<String>,
+) -> Result<Finished> {
+    let live = (!args.quiet).then(|| Live::stderr());
+    let finished = drive::run(Job { lowered, agent, runs: &args.places.runs, replay, live, signals }).await?;
+    let page = report::write_all(&finished.run, &finished.folder)?;
+    if args.json {
+        anstream::println!("{}", json::report(&finished.run));
+    } else {
+        anstream::println!("{}", summary::text(&finished.run, Some(&page.display().to_string()), Screen::stdout().paint()));
+    }
+    Ok(finished)
+}
+
+fn replay(args: &RunArgs, experiment: &str, seed: u64) -> Vec<String> {
+    let mut line = vec!["firedrill".to_owned(), "run".to_owned()];
+    line.extend(args.files.iter().map(|f| f.display().to_string()));
+    line.extend(["--experiment".into(), experiment.to_owned(), "--seed".into(), seed.to_string()]);
+    line
+}
+
+fn confirmed(question: &str) -> Result<bool> {
+    if !std::io::stdin().is_terminal() {
+        return Err(super::UsageError(format!("this day asks \"{question}\", and there is no terminal to answer on; use --yes")).into());
+    }
+    let mut err = anstream::stderr();
+    write!(err, "{question} [y/N] ")?;
+    err.flush()?;
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
