@@ -245,7 +245,9 @@ fn background(svg: &mut Svg, run: &Run, axis: Axis, scale: &Scale, limit: Option
     if let Some(limit) = limit {
         let y = scale.y(limit);
         svg.line("limit", (LEFT, y), (WIDTH - RIGHT, y));
-        svg.text("limit-label", WIDTH - RIGHT - 4.0, y - 4.0, "end", &format!("p95 ≤ {}", words::ms(limit)));
+        // Above the line, unless it would lie on the strip.
+        let baseline = if y - 14.0 < STRIP.0 + STRIP.1 { y + 12.0 } else { y - 4.0 };
+        svg.text("limit-label", WIDTH - RIGHT - 4.0, baseline, "end", &format!("p95 ≤ {}", words::ms(limit)));
     }
 }
 
@@ -280,21 +282,27 @@ fn curves(svg: &mut Svg, buckets: &[Bucket], scale: &Scale) {
     svg.path("range", &range);
     svg.path("middle", &middle);
     svg.path("cross", &crosses);
-    for (i, bucket) in buckets.iter().enumerate() {
-        let x = LEFT + i as f64 * BUCKET;
-        if !bucket.bad.is_empty() {
-            let share = bucket.bad.len() as f64 / bucket.taken as f64;
-            // Even one bad sample of many must be seen.
-            let h = STRIP.1 * share.max(0.3);
-            svg.rect("bad", (x, STRIP.0 + STRIP.1 - h, BUCKET, h), 0.0, None);
-        }
-        if bucket.missed > 0 {
-            svg.rect("missed", (x, STRIP.0, BUCKET, STRIP.1), 0.0, None);
-        }
-    }
+    // Even one bad sample of many must be seen.
+    let bad = |b: &Bucket| if b.bad.is_empty() { 0.0 } else { (b.bad.len() as f64 / b.taken as f64).max(0.3) };
+    let missed = |b: &Bucket| if b.missed > 0 { 1.0 } else { 0.0 };
+    bars(svg, "bad", buckets, bad);
+    bars(svg, "missed", buckets, missed);
     // Last, so that nothing lies above what is hovered over.
     for (i, bucket) in buckets.iter().enumerate().filter(|(_, b)| b.taken + b.missed > 0) {
         svg.rect("hover", (LEFT + i as f64 * BUCKET, 0.0, BUCKET, LANE), 0.0, Some(&hover(bucket)));
+    }
+}
+
+/// Bars in the strip, as high as `share` says; neighbours of one height are one bar.
+fn bars(svg: &mut Svg, class: &str, buckets: &[Bucket], share: impl Fn(&Bucket) -> f64) {
+    let heights: Vec<f64> = buckets.iter().map(|b| (STRIP.1 * share(b)).round()).collect();
+    let mut x = LEFT;
+    for same in heights.chunk_by(|a, b| a == b) {
+        let w = same.len() as f64 * BUCKET;
+        if same[0] > 0.0 {
+            svg.rect(class, (x, STRIP.0 + STRIP.1 - same[0], w, same[0]), 0.0, None);
+        }
+        x += w;
     }
 }
 

@@ -28,8 +28,10 @@ pub struct Restored {
     pub says: String,
     /// Good only when nothing is left.
     pub tone: Tone,
-    /// What is left on the host, or may be.
+    /// What is left on the host.
     pub left: Vec<String>,
+    /// What the log tells no end of: it was cut, or the run goes on. The guardian may have undone it since.
+    pub unknown: Vec<String>,
     /// What cannot be undone by its nature.
     pub irreversible: Vec<String>,
 }
@@ -136,10 +138,14 @@ pub fn fate(change: &ChangeRun) -> Fate {
 /// The headline.
 pub fn headline(run: &Run) -> Headline {
     let mut alerts = Vec::new();
-    let left = restored(run).left;
-    if !left.is_empty() {
-        let what = words::list(&left, "");
+    let host = restored(run);
+    if !host.left.is_empty() {
+        let what = words::list(&host.left, "");
         alerts.push(format!("The host is not fully restored: {what}. Run `firedrill recover`."));
+    }
+    if !host.unknown.is_empty() {
+        let what = words::list(&host.unknown, "");
+        alerts.push(format!("The log does not tell whether this was undone: {what}. `firedrill status` tells."));
     }
     let (mark, finding) = match (&run.judgement, &run.aborted) {
         (Some(judgement), _) => {
@@ -185,24 +191,33 @@ pub fn restored(run: &Run) -> Restored {
             let why = c.reverted.as_ref().and_then(|r| r.2.as_deref()).unwrap_or_default();
             format!("{} ({why})", c.what)
         }));
-        left.extend(of(Fate::Pending).map(|c| format!("{} (the log does not tell of its end)", c.what)));
     }
+    // A run that came to its end says itself what is left.
+    let open = of(Fate::Pending).filter(|_| run.ended.is_none() || left.is_empty());
+    let unknown: Vec<String> = open.map(|c| c.what.to_string()).collect();
     let irreversible: Vec<String> = of(Fate::Irreversible).map(|c| c.what.to_string()).collect();
     let (all, undone) = (run.changes.len(), of(Fate::Undone).count());
-    let changes = words::count(all, "change on the host", "changes on the host");
-    let kills = words::count(irreversible.len(), "is a kill", "are kills");
-    let says = match (all, undone) {
-        (0, _) => "Nothing was changed on the host.".to_owned(),
+    let changes = words::count(all - irreversible.len(), "change on the host", "changes on the host");
+    let kills = words::count(irreversible.len(), "kill", "kills");
+    let says = match (all - irreversible.len(), undone) {
+        _ if all == 0 => "Nothing was changed on the host.".to_owned(),
+        (0, _) => format!("{}, which cannot be undone; nothing else was changed on the host.", words::capital(&kills)),
         (1, 1) => "1 change on the host, undone.".to_owned(),
-        (all, undone) if all == undone => format!("{changes}, all undone."),
-        (all, undone) if all == undone + irreversible.len() => {
-            format!("{changes}: {undone} undone; {kills}, which cannot be.")
-        }
-        _ if irreversible.is_empty() => format!("{changes}, {undone} undone."),
-        _ => format!("{changes}, {undone} undone; {kills}, which cannot be."),
+        (reversible, undone) if reversible == undone => format!("{changes}, all undone."),
+        _ if unknown.is_empty() => format!("{changes}, {undone} undone."),
+        _ => format!("{changes}, {undone} undone; of {} the log does not tell.", unknown.len()),
     };
-    let tone = if left.is_empty() { Tone::Good } else { Tone::Bad };
-    Restored { says, tone, left, irreversible }
+    let says = match irreversible.len() {
+        0 => says,
+        n if n == all => says,
+        _ => format!("{says} Besides, {kills}, which cannot be undone."),
+    };
+    let tone = match (left.is_empty(), unknown.is_empty()) {
+        (true, true) => Tone::Good,
+        (true, false) => Tone::Unknown,
+        _ => Tone::Bad,
+    };
+    Restored { says, tone, left, unknown, irreversible }
 }
 
 /// Changes in the order in which they were applied.
@@ -212,7 +227,7 @@ pub fn changes(run: &Run) -> Vec<ChangeRow> {
             Fate::Undone => Mark::new("undone", "✓", Tone::Good),
             Fate::Irreversible => Mark::new("cannot be undone", "·", Tone::Plain),
             Fate::Failed => Mark::new("NOT UNDONE", "✗", Tone::Bad),
-            Fate::Pending => Mark::new("not known to be undone", "?", Tone::Bad),
+            Fate::Pending => Mark::new("not known to be undone", "?", Tone::Unknown),
         };
         let (undone, note) = match &c.reverted {
             Some((at, note, None)) => (words::moment(*at), note.clone()),
@@ -329,14 +344,17 @@ pub fn effects(run: &Run) -> (String, Tone) {
     let all = run.receipts.len();
     let good = run.receipts.iter().filter(|(_, r)| r.effect == Effect::Effective).count();
     let none = run.receipts.iter().any(|(_, r)| r.effect == Effect::None);
-    let tone = if none || all == 0 {
+    let tone = if all == 0 {
+        Tone::Unknown
+    } else if none {
         Tone::Bad
     } else if good < all {
         Tone::Warn
     } else {
         Tone::Good
     };
-    (format!("{good} of {all} effective"), tone)
+    let says = if all == 0 { "no receipt".into() } else { format!("{good} of {all} effective") };
+    (says, tone)
 }
 
 /// What else identifies and repeats a run: label and value.

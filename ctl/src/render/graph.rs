@@ -30,6 +30,8 @@ pub enum State {
     NotShown,
     /// Has no probe.
     Unprobed,
+    /// Expected to be hit, and has no probe.
+    DeclaredUnprobed,
 }
 
 impl State {
@@ -43,6 +45,7 @@ impl State {
             Self::Held => "held",
             Self::NotShown => "not shown either way",
             Self::Unprobed => "no probe: unknown",
+            Self::DeclaredUnprobed => "declared, no probe",
         }
     }
 
@@ -55,6 +58,7 @@ impl State {
             Self::Held => "held",
             Self::NotShown => "not-shown",
             Self::Unprobed => "unprobed",
+            Self::DeclaredUnprobed => "unprobed declared",
         }
     }
 
@@ -64,7 +68,7 @@ impl State {
             Self::Unmoved => "△",
             Self::Escaped => "✗",
             Self::Permitted | Self::Held => "✓",
-            Self::NotShown | Self::Unprobed => "?",
+            Self::NotShown | Self::Unprobed | Self::DeclaredUnprobed => "?",
         }
     }
 }
@@ -78,7 +82,7 @@ pub fn state(run: &Run, component: &ComponentPlan) -> State {
     if has(&radius.escapes) {
         State::Escaped
     } else if has(&radius.unprobed) || component.probes.is_empty() {
-        State::Unprobed
+        if has(&radius.declared) { State::DeclaredUnprobed } else { State::Unprobed }
     } else if has(&radius.observed) && has(&radius.declared) {
         State::Hit
     } else if has(&radius.over_predicted) {
@@ -210,7 +214,8 @@ mod tests {
         assert_eq!(states["front"], State::Escaped);
         assert_eq!(states["login"], State::Escaped);
         assert_eq!(states["datastore"], State::Hit);
-        assert_eq!(states["session"], State::Unprobed);
+        assert_eq!(states["session"], State::DeclaredUnprobed);
+        assert_eq!(states["web"], State::Unprobed);
         assert_eq!(states["catalog"], State::NotShown);
     }
 
@@ -218,7 +223,7 @@ mod tests {
     fn what_has_no_probe_is_not_said_to_hold() {
         let run = sample::lost_web();
         let web = run.plan.components.iter().find(|c| c.name == "web").expect("there");
-        assert_eq!(state(&run, web), State::Unprobed);
+        assert_eq!(state(&run, web), State::DeclaredUnprobed);
     }
 
     #[test]

@@ -168,7 +168,7 @@ fn tiles(run: &Run) -> Vec<Tile> {
                 Tile { label: "Longest outage", value: "none".into(), note: "no bad sample".into(), tone: Tone::Plain }
             }
         });
-        if judgement.radius.components > 1 {
+        if judgement.radius.components > 1 && run.plan.judged {
             let mark = Mark::from(judgement.radius.containment);
             let value = format!("{} of {}", judgement.radius.observed.len(), judgement.radius.components);
             tiles.push(Tile { label: "Components moved", value, note: mark.word, tone: mark.tone });
@@ -182,6 +182,7 @@ fn tiles(run: &Run) -> Vec<Tile> {
     let restored = digest::restored(run);
     let value = match restored.left.len() {
         0 if run.changes.is_empty() => "untouched".into(),
+        0 if !restored.unknown.is_empty() => "not known".into(),
         0 => "restored".into(),
         n => format!("{n} left behind"),
     };
@@ -204,7 +205,7 @@ fn lanes(run: &Run) -> Vec<Lane> {
 
 fn radius(run: &Run) -> Option<RadiusCard> {
     let radius = &run.judgement.as_ref()?.radius;
-    if radius.components < 2 {
+    if radius.components < 2 || !run.plan.judged {
         return None;
     }
     let mut names = vec![

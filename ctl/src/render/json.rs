@@ -38,6 +38,8 @@ pub struct Summary<'a> {
     receipts: Vec<ReceiptPart<'a>>,
     changes: ChangesPart,
     left_over: Vec<String>,
+    /// Changes that the log tells no end of.
+    not_known_undone: Vec<String>,
     unproven: &'a [String],
     replay: &'a [String],
 }
@@ -109,6 +111,7 @@ struct ChangesPart {
 pub fn summary(run: &Run) -> Summary<'_> {
     let judgement = run.judgement.as_ref();
     let plan = &run.plan;
+    let host = digest::restored(run);
     let early = run.aborted.as_ref().map(|a| if a.2 { Verdict::Invalid } else { Verdict::Aborted });
     let fates = |wanted: Fate| run.changes.iter().filter(|c| digest::fate(c) == wanted).count();
     Summary {
@@ -146,7 +149,8 @@ pub fn summary(run: &Run) -> Summary<'_> {
             undone: fates(Fate::Undone),
             irreversible: fates(Fate::Irreversible),
         },
-        left_over: digest::restored(run).left,
+        left_over: host.left,
+        not_known_undone: host.unknown,
         unproven: judgement.map(|j| j.unproven.as_slice()).unwrap_or_default(),
         replay: &run.replay,
     }
@@ -227,6 +231,6 @@ mod tests {
         let run = sample::cut();
         let value = serde_json::to_value(summary(&run)).expect("JSON");
         assert!(value["verdict"].is_null() && value["exit_code"].is_null());
-        assert_eq!(value["left_over"].as_array().map(Vec::len), Some(1));
+        assert_eq!(value["not_known_undone"].as_array().map(Vec::len), Some(1));
     }
 }

@@ -96,11 +96,14 @@ fn failed(kind: NonSuccessKind, verdict: Verdict, reason: &str) -> TestCaseStatu
 
 fn host_case(run: &Run) -> TestCase {
     let restored = digest::restored(run);
-    let status = if restored.left.is_empty() {
+    let mut lines = restored.left.clone();
+    lines.extend(restored.unknown.iter().map(|what| format!("not known to be undone: {what}")));
+    let status = if lines.is_empty() {
         TestCaseStatus::success()
     } else {
         let mut status = TestCaseStatus::non_success(NonSuccessKind::Error);
-        status.set_type("not-restored").set_message(restored.says).set_description(restored.left.join("\n"));
+        let kind = if restored.left.is_empty() { "unknown" } else { "not-restored" };
+        status.set_type(kind).set_message(restored.says).set_description(lines.join("\n"));
         status
     };
     let mut case = TestCase::new("the host is as it was before", status);

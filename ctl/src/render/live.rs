@@ -188,7 +188,7 @@ impl View {
         self.drawn.clear();
         for line in lines {
             let (text, width) = line.fit(self.screen.paint(), columns);
-            let _ = write!(out, "{text}\x1b[K\n");
+            let _ = writeln!(out, "{text}\x1b[K");
             self.drawn.push(width);
         }
         out + "\x1b[J"
@@ -355,7 +355,8 @@ fn probe(run: &Run, i: usize, now: f64, columns: usize, name: usize) -> Line {
     line.add(Tone::Plain, "  ");
     let cells = columns.saturating_sub(line.width()).min(CELLS);
     let width = CELL.max(plan.every.as_secs_f64());
-    for (sign, tone) in spark::cells(samples, now, cells, width, spark::usual(samples)) {
+    let limit = plan.steady.p95.map_or(f64::INFINITY, |limit| 1e3 * limit.as_secs_f64());
+    for (sign, tone) in spark::cells(samples, now, cells, width, spark::usual(samples), limit) {
         line.add(tone, sign);
     }
     if let Some(Outcome::Bad(bad)) = samples.last().map(|s| &s.outcome) {

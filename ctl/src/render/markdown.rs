@@ -133,7 +133,9 @@ fn probes(out: &mut String, run: &Run) {
 }
 
 fn radius(out: &mut String, run: &Run) {
-    let Some(radius) = run.judgement.as_ref().map(|j| &j.radius).filter(|r| r.components > 1) else { return };
+    let Some(radius) = run.judgement.as_ref().map(|j| &j.radius).filter(|r| r.components > 1 && run.plan.judged) else {
+        return;
+    };
     let _ = writeln!(out, "\n## Blast radius: {}\n", mark(&radius.containment.into()));
     let _ = writeln!(out, "{}.\n", digest::reach(run).unwrap_or_default());
     for (label, names) in [
@@ -167,10 +169,13 @@ fn receipts(out: &mut String, run: &Run) {
 fn host(out: &mut String, run: &Run) {
     let restored = digest::restored(run);
     let _ = writeln!(out, "\n## Host\n\n{}", escape(&restored.says));
-    if !restored.left.is_empty() {
+    if !(restored.left.is_empty() && restored.unknown.is_empty()) {
         let _ = writeln!(out);
         for left in &restored.left {
             let _ = writeln!(out, "- **Left behind:** {}", escape(left));
+        }
+        for what in &restored.unknown {
+            let _ = writeln!(out, "- **Not known to be undone:** {}", escape(what));
         }
     }
     let rows = digest::changes(run);

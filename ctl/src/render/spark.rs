@@ -10,8 +10,15 @@ const BLOCKS: [&str; 8] = ["▁", "▂", "▃", "▄", "▅", "▆", "▇", "█
 /// answer shows whatever else there was, and looks different without colour, too.
 ///
 /// Blocks grow by one with each doubling over `usual`, so that a picture does not change its scale while it is
-/// looked at.
-pub fn cells(samples: &[Sample], now: f64, cells: usize, width: f64, usual: f64) -> Vec<(&'static str, Tone)> {
+/// looked at. What is slower than `limit` milliseconds has the tone of a warning.
+pub fn cells(
+    samples: &[Sample],
+    now: f64,
+    cells: usize,
+    width: f64,
+    usual: f64,
+    limit: f64,
+) -> Vec<(&'static str, Tone)> {
     let last = (now / width).floor() as i64;
     let first = last - cells as i64 + 1;
     let from = samples.partition_point(|s| ((s.due / width).floor() as i64) < first);
@@ -30,7 +37,7 @@ pub fn cells(samples: &[Sample], now: f64, cells: usize, width: f64, usual: f64)
         out.push(match (bad, missed, good.get(good.len() / 2)) {
             (true, ..) => ("×", Tone::Bad),
             (_, true, _) => ("?", Tone::Unknown),
-            (_, _, Some(ms)) => (BLOCKS[level(*ms, usual)], Tone::Plain),
+            (_, _, Some(ms)) => (BLOCKS[level(*ms, usual)], if *ms > limit { Tone::Warn } else { Tone::Plain }),
             (_, _, None) => (" ", Tone::Plain),
         });
     }
@@ -61,7 +68,7 @@ mod tests {
     }
 
     fn text(samples: &[Sample], now: f64, n: usize) -> String {
-        cells(samples, now, n, 0.5, usual(samples)).into_iter().map(|c| c.0).collect()
+        cells(samples, now, n, 0.5, usual(samples), 50.0).into_iter().map(|c| c.0).collect()
     }
 
     #[test]

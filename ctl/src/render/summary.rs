@@ -41,8 +41,9 @@ fn headline(out: &mut String, run: &Run, paint: Paint) {
         let _ = writeln!(out, "{}", paint.strong(Tone::Bad, &words::wrap(alert, COLUMNS, "! ")));
     }
     let title = if run.plan.title.is_empty() { &run.plan.experiment } else { &run.plan.title };
-    let about = format!("{title} · {} · {} · run {}", run.plan.system, words::secs(run.last_event), run.id);
+    let about = format!("{title} · {} · {}", run.plan.system, words::secs(run.last_event));
     let _ = writeln!(out, "{}", paint.dim(&words::wrap(&about, COLUMNS, "")));
+    let _ = writeln!(out, "{}", paint.dim(&words::wrap(&run.id, COLUMNS, "run ")));
 }
 
 fn split(text: &str) -> (String, String) {
@@ -117,7 +118,7 @@ fn probe(out: &mut String, row: &ProbeRow, width: usize, paint: Paint) {
 fn radius(out: &mut String, run: &Run, paint: Paint) {
     let Some(judgement) = &run.judgement else { return };
     let radius = &judgement.radius;
-    if radius.components == 0 || (!run.plan.judged && radius.components == 1) {
+    if radius.components == 0 || !run.plan.judged {
         return;
     }
     title(out, "Blast radius", paint);
@@ -162,10 +163,18 @@ fn receipts(out: &mut String, run: &Run, paint: Paint) {
 fn host(out: &mut String, run: &Run, paint: Paint) {
     title(out, "Host", paint);
     let restored = digest::restored(run);
-    let sign = if restored.tone == Tone::Good { "✓" } else { "✗" };
+    let sign = match restored.tone {
+        Tone::Good => "✓",
+        Tone::Unknown => "?",
+        _ => "✗",
+    };
     item(out, &Mark::new("", sign, restored.tone), &restored.says, paint);
     for left in &restored.left {
         let _ = writeln!(out, "{}", paint.strong(Tone::Bad, &words::wrap(left, COLUMNS, "  LEFT BEHIND: ")));
+    }
+    for what in &restored.unknown {
+        let _ =
+            writeln!(out, "{}", paint.strong(Tone::Unknown, &words::wrap(what, COLUMNS, "  NOT KNOWN TO BE UNDONE: ")));
     }
     for what in &restored.irreversible {
         let _ = writeln!(out, "{}", paint.dim(&words::wrap(what, COLUMNS, "  not undoable: ")));
@@ -234,6 +243,7 @@ mod tests {
         let text = text(&sample::cut(), None, Paint::new(false));
         assert!(text.starts_with("? UNFINISHED"), "{text}");
         assert!(!text.contains("held") && !text.contains("all undone"), "{text}");
+        assert!(text.contains("NOT KNOWN TO BE UNDONE"), "{text}");
     }
 
     #[test]

@@ -107,7 +107,7 @@ pub fn secs(secs: f64) -> String {
         s if s < 119.5 => format!("{s:.0} s"),
         s if s < 3599.5 => {
             let s = s.round() as u64;
-            format!("{} min {:02} s", s / 60, s % 60)
+            if s.is_multiple_of(60) { format!("{} min", s / 60) } else { format!("{} min {:02} s", s / 60, s % 60) }
         }
         s => {
             let minutes = (s / 60.0).round() as u64;
@@ -282,7 +282,8 @@ mod tests {
     #[test]
     fn quantities_read_as_a_person_would_say_them() {
         let times = [(0.0, "0 s"), (0.85, "850 ms"), (0.9999, "1 s"), (4.0, "4 s"), (4.25, "4.2 s"), (42.4, "42 s")];
-        for (value, text) in times.into_iter().chain([(125.0, "2 min 05 s"), (3720.0, "1 h 02 min")]) {
+        for (value, text) in times.into_iter().chain([(125.0, "2 min 05 s"), (180.0, "3 min"), (3720.0, "1 h 02 min")])
+        {
             assert_eq!(secs(value), text);
         }
         for (value, text) in
