@@ -57,17 +57,19 @@ impl Difference {
     /// Whether it can only be Firedrill's doing or concern: it lies in a namespace that was asked for, or carries a
     /// name of ours or one of `marks`. Anything else on a busy host comes and goes without us.
     pub fn concerns(&self, marks: &[&str]) -> bool {
-        let Line { place, kind, what } = &self.line;
+        let Line { place, what, .. } = &self.line;
         place != HOST
             || what.contains("firedrill")
             || dataplane::is_own_tap(what)
             || marks.iter().any(|mark| what.contains(mark))
-            || (self.appeared && kind.starts_with("eBPF"))
+            || what.contains(PROGRAM_MARK)
     }
 }
 
 /// The place of everything that is in no namespace that was asked for.
 const HOST: &str = "host";
+/// What the names of our eBPF programs begin with.
+const PROGRAM_MARK: &str = "fdrill_";
 /// Below this, kernel parameters of a network namespace are compared. What is beside them are counters and
 /// settings of the whole machine.
 const PARAMETERS: [&str; 2] = ["/proc/sys/net/ipv4", "/proc/sys/net/ipv6"];
@@ -148,11 +150,15 @@ fn stopped_processes() -> Vec<String> {
 /// descriptor of is its own affair, and goes with it.
 fn bpf_objects() -> (Vec<String>, Vec<String>) {
     let held = held_by_others();
-    let of = |ids: &dyn Fn(&Held) -> &BTreeSet<u32>, id: u32| ids(&held).contains(&id);
-    let programs = loaded_programs().filter_map(Result::ok).filter(|p| !of(&|h| &h.programs, p.id()));
-    let programs = programs.map(|p| format!("{} {}", p.id(), p.name_as_str().unwrap_or_default())).collect();
-    let links = loaded_links().filter_map(Result::ok).filter(|l| !of(&|h| &h.links, l.id()));
-    let links = links.map(|l| l.id().to_string()).collect();
+    let names: BTreeMap<u32, String> = loaded_programs()
+        .filter_map(Result::ok)
+        .map(|p| (p.id(), p.name_as_str().unwrap_or_default().to_owned()))
+        .collect();
+    let free = names.iter().filter(|(id, _)| !held.programs.contains(id));
+    let programs = free.map(|(id, name)| format!("{id} {name}")).collect();
+    let links = loaded_links().filter_map(Result::ok).filter(|l| !held.links.contains(&l.id()));
+    let name_of = |id: u32| names.get(&id).map_or("", String::as_str);
+    let links = links.map(|l| format!("{} of {} {}", l.id(), l.program_id(), name_of(l.program_id()))).collect();
     (programs, links)
 }
 
@@ -275,13 +281,14 @@ mod tests {
             ("blue", "qdisc", "clsact"),
             ("host", "cgroup", "docker/abc"),
             ("host", "cgroup", "firedrill-guardian-7"),
-            ("host", "eBPF program", "9 egress"),
+            ("host", "eBPF link", "3 of 8 sd_devices"),
+            ("host", "eBPF program", "9 fdrill_egress"),
             ("host", "interface", "fdl0"),
             ("host", "network namespace", "fdemo7-lb"),
         ]);
         let ours = |d: &Difference| d.concerns(&["fdemo7"]);
         let shown: Vec<String> = before.diff(&after).into_iter().filter(ours).map(|d| d.line.what).collect();
-        assert_eq!(shown, ["clsact", "firedrill-guardian-7", "9 egress", "fdl0", "fdemo7-lb"]);
+        assert_eq!(shown, ["clsact", "firedrill-guardian-7", "9 fdrill_egress", "fdl0", "fdemo7-lb"]);
     }
 
     #[test]

@@ -19,7 +19,8 @@ pub struct File {
 
 macro_rules! files {
     ($($constant:ident = $name:literal;)+) => {
-        $( const $constant: File =
+        $( #[doc = $name]
+        pub const $constant: File =
             File { name: $name, text: include_str!(concat!("../../../experiments/demo/", $name)) }; )+
     };
 }
@@ -153,7 +154,7 @@ mod tests {
 
     #[test]
     fn every_namespace_and_group_that_a_drill_names_is_on_the_stage() {
-        let changes = stage::plan("d9", "fd", None, true).changes;
+        let changes = stage::plan("d9", "fd", true).changes;
         let has = |wanted: &str| {
             changes.iter().any(|c| match c {
                 Change::Netns { name } => name == wanted,

@@ -80,8 +80,8 @@ pub fn front() -> SocketAddr {
 }
 
 /// Everything that has to be made for a shop, in order. `prefix` keeps two demos apart, `program` is this binary,
-/// `log` takes what its processes print; `ipv6` is whether the kernel has it.
-pub fn plan(prefix: &str, program: &str, log: Option<&str>, ipv6: bool) -> Plan {
+/// `ipv6` is whether the kernel has it.
+pub fn plan(prefix: &str, program: &str, ipv6: bool) -> Plan {
     let mut changes: Vec<Change> = all_netns(prefix).into_iter().map(|name| Change::Netns { name }).collect();
     changes.extend(NODES.iter().map(|node| wire(prefix, node, ipv6)));
     // The group of the whole stage first: a group needs its parent.
@@ -94,7 +94,7 @@ pub fn plan(prefix: &str, program: &str, log: Option<&str>, ipv6: bool) -> Plan 
         env: BTreeMap::new(),
         netns: Some(netns(prefix, node)),
         cgroup: cgroup(prefix, node),
-        log: log.map(str::to_owned),
+        log: None,
     };
     changes.push(spawn(HUB, shop::router_args(&netns(prefix, HUB))));
     for node in NODES {
@@ -227,15 +227,15 @@ mod tests {
 
     #[test]
     fn two_stages_share_no_name() {
-        let (one, two) = (plan("d1", "fd", None, true), plan("d2", "fd", None, true));
+        let (one, two) = (plan("d1", "fd", true), plan("d2", "fd", true));
         let ((n1, c1), (n2, c2)) = (named(&one), named(&two));
         assert!(n1.iter().chain(&c1).all(|name| !n2.contains(name) && !c2.contains(name)));
-        assert_eq!(one, plan("d1", "fd", None, true), "planning is deterministic");
+        assert_eq!(one, plan("d1", "fd", true), "planning is deterministic");
     }
 
     #[test]
     fn everything_is_made_before_it_is_used() {
-        let plan = plan("d", "fd", None, true);
+        let plan = plan("d", "fd", true);
         let (mut netns, mut groups) = (BTreeSet::new(), BTreeSet::new());
         for change in &plan.changes {
             match change {
@@ -257,7 +257,7 @@ mod tests {
     #[test]
     fn interface_and_namespace_names_fit_the_kernel_for_any_pid() {
         // IFNAMSIZ is 16 with the final zero.
-        for change in plan("fdemo4194304", "fd", None, true).changes {
+        for change in plan("fdemo4194304", "fd", true).changes {
             if let Change::Veth { a, b } = change {
                 assert!(a.interface.len() < 16 && b.interface.len() < 16, "{} {}", a.interface, b.interface);
             }
@@ -266,7 +266,7 @@ mod tests {
 
     #[test]
     fn both_families_carry_the_shop() {
-        let plan = plan("d", "fd", None, true);
+        let plan = plan("d", "fd", true);
         let asks = |node: &str| {
             plan.changes.iter().find_map(|c| match c {
                 Change::Spawn { name, command, .. } if name == node => Some(command.join(" ")),
@@ -279,7 +279,7 @@ mod tests {
 
     #[test]
     fn a_kernel_without_ipv6_gets_a_shop_without_it() {
-        let changes = plan("d", "fd", None, false).changes;
+        let changes = plan("d", "fd", false).changes;
         assert!(
             !changes.iter().any(|c| format!("{c:?}").contains("fd00") || format!("{c:?}").contains("::")),
             "{changes:?}"
