@@ -10,11 +10,11 @@ use serde::Serialize;
 use super::digest::{self, Fate};
 
 /// Names this format.
-pub const SCHEMA: &str = "firedrill/summary/1";
+const SCHEMA: &str = "firedrill/summary/1";
 
 /// A run in numbers. Times in seconds, latencies in milliseconds, shares as fractions.
 #[derive(Debug, Serialize)]
-pub struct Summary<'a> {
+struct Summary<'a> {
     schema: &'static str,
     run: &'a str,
     experiment: &'a str,
@@ -108,7 +108,7 @@ struct ChangesPart {
 }
 
 /// The summary of a run.
-pub fn summary(run: &Run) -> Summary<'_> {
+fn summary(run: &Run) -> Summary<'_> {
     let judgement = run.judgement.as_ref();
     let plan = &run.plan;
     let host = digest::restored(run);
@@ -158,17 +158,8 @@ pub fn summary(run: &Run) -> Summary<'_> {
 
 /// The summary as a JSON document.
 pub fn report(run: &Run) -> String {
-    pretty(&summary(run))
-}
-
-/// The summaries of several runs (a game day, the demo) as a JSON array.
-pub fn report_of_several(runs: &[&Run]) -> String {
-    pretty(&runs.iter().map(|run| summary(run)).collect::<Vec<_>>())
-}
-
-fn pretty(value: &impl Serialize) -> String {
-    // Only text, numbers and lists: nothing of which serde_json could refuse.
-    serde_json::to_string_pretty(value).expect("a summary has no map with keys other than text") + "\n"
+    // Only text, numbers and lists: nothing that serde_json could refuse.
+    serde_json::to_string_pretty(&summary(run)).expect("a summary has no map with keys other than text") + "\n"
 }
 
 fn probe<'a>(run: &'a Run, p: &'a ProbeJudgement) -> Option<ProbePart<'a>> {

@@ -26,20 +26,13 @@ const LATEST: usize = 2000;
 /// The live view of one run.
 pub struct Live {
     view: View,
-    out: Box<dyn Write + Send>,
-    /// Asks for the size of the screen again.
-    measure: fn() -> Screen,
+    out: std::io::Stderr,
 }
 
 impl Live {
     /// On standard error, so that standard output is free for reports.
     pub fn stderr() -> Self {
-        Self { view: View::new(Screen::stderr()), out: Box::new(std::io::stderr()), measure: Screen::stderr }
-    }
-
-    /// On standard output.
-    pub fn stdout() -> Self {
-        Self { view: View::new(Screen::stdout()), out: Box::new(std::io::stdout()), measure: Screen::stdout }
+        Self { view: View::new(Screen::stderr()), out: std::io::stderr() }
     }
 
     /// Shows an event that was just added to `run`.
@@ -51,7 +44,8 @@ impl Live {
     /// Time has passed; `now` is in seconds since the run began. May be called as often as one likes.
     pub fn tick(&mut self, run: &Run, now: f64) {
         if self.view.is_due(now) {
-            let Screen { columns, rows, .. } = (self.measure)();
+            // The window may have a new size.
+            let Screen { columns, rows, .. } = Screen::stderr();
             self.view.resize(columns, rows);
             let text = self.view.tick(run, now);
             self.write(&text);

@@ -31,27 +31,10 @@ pub fn report(run: &Run) -> String {
     if !run.notes.is_empty() {
         let _ = writeln!(out, "\n## Notes\n");
         for (at, text) in &run.notes {
-            let _ = writeln!(out, "- {} {}", words::moment(*at), escape(text));
+            let _ = writeln!(out, "- {}", escape(&format!("{} {text}", words::moment(*at))));
         }
     }
     again(&mut out, run);
-    out
-}
-
-/// The reports of several runs, a table of findings first.
-pub fn report_of_several(runs: &[&Run]) -> String {
-    let mut out = String::from("# Fire drills\n");
-    table(
-        &mut out,
-        &["", "Experiment", "Finding"],
-        runs.iter().map(|run| {
-            let head = digest::headline(run);
-            vec![mark(&head.mark), run.plan.experiment.clone(), head.finding]
-        }),
-    );
-    for run in runs {
-        let _ = write!(out, "\n---\n\n{}", report(run));
-    }
     out
 }
 
@@ -62,34 +45,38 @@ fn mark(mark: &Mark) -> String {
 fn table(out: &mut String, head: &[&str], rows: impl Iterator<Item = Vec<String>>) {
     let _ = writeln!(out, "\n| {} |\n|{}", head.join(" | "), " --- |".repeat(head.len()));
     for row in rows {
-        let cells: Vec<String> = row.iter().map(|cell| escape(cell)).collect();
+        let cells: Vec<String> = row.iter().map(|cell| inline(cell)).collect();
         let _ = writeln!(out, "| {} |", cells.join(" | "));
     }
 }
 
-/// Text that Markdown shows as it is, on one line.
-pub fn escape(text: &str) -> String {
-    let text = words::printable(text);
-    let mut out = String::with_capacity(text.len());
-    let chars: Vec<char> = text.chars().collect();
+/// Text that Markdown shows as it is, at the start of a block.
+fn escape(text: &str) -> String {
+    let text = inline(text);
+    let number = text.trim_start_matches(|c: char| c.is_ascii_digit());
+    if text.starts_with(['#', '>', '+', '-', '=']) {
+        format!("\\{text}")
+    } else if number.len() < text.len() && number.starts_with(['.', ')']) {
+        // Would begin a list.
+        format!("{}\\{number}", &text[..text.len() - number.len()])
+    } else {
+        text
+    }
+}
+
+/// Text that Markdown shows as it is within a line or a cell.
+fn inline(text: &str) -> String {
+    let chars: Vec<char> = words::printable(text).chars().collect();
+    let mut out = String::with_capacity(chars.len());
     let word = |i: Option<usize>| i.and_then(|i| chars.get(i)).is_some_and(|c| c.is_alphanumeric());
     for (i, c) in chars.iter().enumerate() {
-        let special = match c {
-            '\\' | '`' | '*' | '[' | ']' | '|' | '~' => true,
-            // Within a word it is a letter to GitHub.
-            '_' => !(word(i.checked_sub(1)) && word(Some(i + 1))),
-            '#' | '>' | '+' => i == 0,
-            _ => false,
-        };
         match c {
             '<' => out.push_str("&lt;"),
             '&' => out.push_str("&amp;"),
-            c => {
-                if special {
-                    out.push('\\');
-                }
-                out.push(*c);
-            }
+            // Within a word it is a letter to GitHub.
+            '_' if word(i.checked_sub(1)) && word(Some(i + 1)) => out.push('_'),
+            '\\' | '`' | '*' | '_' | '[' | ']' | '|' | '~' => out.extend(['\\', *c]),
+            c => out.push(*c),
         }
     }
     out
@@ -221,21 +208,13 @@ mod tests {
             escape("a|b\nc <img src=x> **d** snake_case _e_"),
             r"a\|b c &lt;img src=x> \*\*d\*\* snake_case \_e\_"
         );
+        assert_eq!(escape("1. not a list"), r"1\. not a list");
+        assert_eq!(escape("- nor this"), r"\- nor this");
         let mut run = sample::shared_store();
         run.receipts[0].1.says = "x | y\n| z".into();
         let text = report(&run);
         let columns = |line: &str| line.replace(r"\|", "").matches('|').count();
         let row = text.lines().find(|l| l.contains(r"x \| y")).expect("the row");
         assert_eq!(columns(row), 5, "{row}");
-    }
-
-    #[test]
-    fn several_runs_begin_with_a_table_of_findings() {
-        let runs: Vec<Run> = sample::all().into_iter().map(|(_, r)| r).collect();
-        let text = report_of_several(&runs.iter().collect::<Vec<_>>());
-        let table = text.split("---\n\n").next().expect("a first part");
-        for run in &runs {
-            assert!(table.contains(&run.plan.experiment));
-        }
     }
 }
