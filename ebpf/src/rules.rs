@@ -10,7 +10,7 @@ use aya_ebpf::{
     },
 };
 use firedrill_abi::{
-    ACTION_DROP, ALWAYS, HEARTBEAT_TIMEOUT_NS, Hook, Line, MAX_PEERS, MAX_PORTS, META_LEN, Meta, PortRange, Rule,
+    ACTION_DROP, ALWAYS, HEARTBEAT_TIMEOUT_NS, Hook, Line, MAX_PEERS, MAX_PORTS, META_LEN, Meta, Peer, PortRange, Rule,
     STAGE_EGRESS,
 };
 
@@ -165,24 +165,24 @@ fn matches(rule: &Rule, walk: &Walk) -> bool {
     {
         return false;
     }
-    let (locals, peers) = (rule.n_local_ports, rule.n_peer_ports);
-    if locals | peers != 0
+    if rule.needs_ports != 0
         && (walk.has_ports == 0
-            || !in_ports(&rule.ports, 0, locals, walk.local_port)
-            || !in_ports(&rule.ports, locals, peers, walk.peer_port))
+            || !in_ports(&rule.local_ports, walk.local_port)
+            || !in_ports(&rule.peer_ports, walk.peer_port))
     {
         return false;
     }
-    if rule.n_peers == 0 {
-        return true;
-    }
-    for i in 0..MAX_PEERS {
-        if i as u32 >= rule.n_peers {
-            break;
-        }
-        let peer = &rule.peers[i];
-        let wrong =
-            ((walk.peer[0] ^ peer.address[0]) & peer.mask[0]) | ((walk.peer[1] ^ peer.address[1]) & peer.mask[1]);
+    in_peers(&rule.peers, &walk.peer)
+}
+
+/// Whether the address is in one of the networks. Volatile loads, here and below, keep the optimiser from merging the
+/// comparisons: the verifier follows a chain of early ends in one pass, and a merged one in two for each comparison.
+#[inline(always)]
+fn in_peers(peers: &[Peer; MAX_PEERS], address: &[u64; 2]) -> bool {
+    for peer in peers {
+        // SAFETY: a reference into the map.
+        let peer = unsafe { ptr::read_volatile(peer) };
+        let wrong = ((address[0] ^ peer.address[0]) & peer.mask[0]) | ((address[1] ^ peer.address[1]) & peer.mask[1]);
         if wrong == 0 {
             return true;
         }
@@ -190,19 +190,15 @@ fn matches(rule: &Rule, walk: &Walk) -> bool {
     false
 }
 
-/// Whether the port is in one of `count` ranges from `from` on; no range means any port.
+/// Whether the port is in one of the ranges.
 #[inline(always)]
-fn in_ports(ports: &[PortRange; MAX_PORTS], from: u32, count: u32, port: u32) -> bool {
-    if count == 0 {
-        return true;
-    }
-    for i in 0..MAX_PORTS {
-        let range = &ports[i];
-        if i as u32 >= from
-            && (i as u32) < from + count
-            && u32::from(range.first) <= port
-            && port <= u32::from(range.last)
-        {
+fn in_ports(ports: &[PortRange; MAX_PORTS], port: u32) -> bool {
+    for range in ports {
+        // SAFETY: a reference into the map.
+        let range = unsafe { ptr::read_volatile(range) };
+        // One comparison for both ends.
+        let (first, last) = (u32::from(range.first), u32::from(range.last));
+        if port.wrapping_sub(first) <= last - first {
             return true;
         }
     }

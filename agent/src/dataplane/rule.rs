@@ -19,8 +19,8 @@ pub enum RuleError {
     /// Too many peer networks.
     #[error("{0} peer networks: a rule takes at most {MAX_PEERS}; use wider networks or several faults")]
     TooManyPeers(usize),
-    /// Too many port ranges.
-    #[error("{0} port ranges, local and peer: a rule takes at most {MAX_PORTS}; use wider ranges or several faults")]
+    /// Too many port ranges of one kind.
+    #[error("{0} port ranges: a rule takes at most {MAX_PORTS}; use wider ranges or several faults")]
     TooManyPorts(usize),
     /// An empty range.
     #[error("port range {0}-{1} is empty: write the lower port first")]
@@ -152,35 +152,45 @@ impl RuleSpec {
         if self.peers.len() > MAX_PEERS {
             return Err(RuleError::TooManyPeers(self.peers.len()));
         }
-        let n_ports = self.local_ports.len() + self.peer_ports.len();
-        if n_ports > MAX_PORTS {
-            return Err(RuleError::TooManyPorts(n_ports));
-        }
-        if n_ports > 0 && self.protocol == Protocol::Icmp {
+        let needs_ports = !self.local_ports.is_empty() || !self.peer_ports.is_empty();
+        if needs_ports && self.protocol == Protocol::Icmp {
             return Err(RuleError::PortsOfIcmp);
         }
+        let networks = self.peers.iter().map(|network| peer(*network)).collect::<Result<Vec<_>, _>>()?;
         let mut rule = Rule {
             expires_ns: self.expires_ns,
             tag_mask: self.tags,
             protocol: self.protocol.number(),
-            n_peers: self.peers.len() as u32,
-            n_local_ports: self.local_ports.len() as u32,
-            n_peer_ports: self.peer_ports.len() as u32,
+            needs_ports: u32::from(needs_ports),
+            peers: filled(&networks, Peer::default()),
+            local_ports: ports(&self.local_ports)?,
+            peer_ports: ports(&self.peer_ports)?,
             ..Rule::default()
         };
         set_action(&mut rule, self.action)?;
-        for (to, from) in rule.peers.iter_mut().zip(&self.peers) {
-            *to = peer(*from)?;
-        }
-        for (to, from) in rule.ports.iter_mut().zip(self.local_ports.iter().chain(&self.peer_ports)) {
-            let (first, last) = (*from.start(), *from.end());
-            if first > last {
-                return Err(RuleError::EmptyRange(first, last));
-            }
-            *to = PortRange { first, last };
-        }
         Ok(rule)
     }
+}
+
+/// All entries of an array: those given, and then the first again; without any, all `otherwise`.
+fn filled<T: Copy, const N: usize>(given: &[T], otherwise: T) -> [T; N] {
+    let first = given.first().copied().unwrap_or(otherwise);
+    let mut all = [first; N];
+    for (to, from) in all.iter_mut().zip(given) {
+        *to = *from;
+    }
+    all
+}
+
+fn ports(given: &[RangeInclusive<u16>]) -> Result<[PortRange; MAX_PORTS], RuleError> {
+    if given.len() > MAX_PORTS {
+        return Err(RuleError::TooManyPorts(given.len()));
+    }
+    if let Some(empty) = given.iter().find(|range| range.is_empty()) {
+        return Err(RuleError::EmptyRange(*empty.start(), *empty.end()));
+    }
+    let ranges: Vec<_> = given.iter().map(|range| PortRange { first: *range.start(), last: *range.end() }).collect();
+    Ok(filled(&ranges, PortRange { first: 0, last: u16::MAX }))
 }
 
 impl Protocol {
@@ -305,10 +315,8 @@ mod tests {
         rule.peers = vec![Cidr { prefix: 33, ..cidr }];
         assert_eq!(rule.encode(), Err(RuleError::Prefix(cidr.address, 33, 32)));
         rule.peers.clear();
-        rule.local_ports = vec![1..=2; 5];
-        rule.peer_ports = vec![1..=2; 4];
+        rule.local_ports = vec![1..=2; 9];
         assert_eq!(rule.encode(), Err(RuleError::TooManyPorts(9)));
-        rule.peer_ports.clear();
         rule.local_ports = vec![RangeInclusive::new(9, 8)];
         assert_eq!(rule.encode(), Err(RuleError::EmptyRange(9, 8)));
         rule.protocol = Protocol::Icmp;
@@ -318,14 +326,19 @@ mod tests {
     }
 
     #[test]
-    fn local_ports_come_before_peer_ports() {
+    fn unused_entries_repeat_the_first_or_match_everything() {
         let mut rule = loss(1.0);
-        rule.local_ports = vec![80..=81];
-        rule.peer_ports = vec![1024..=65535];
-        let rule = rule.encode().unwrap();
-        assert_eq!((rule.n_local_ports, rule.n_peer_ports), (1, 1));
-        assert_eq!(rule.ports[0], PortRange { first: 80, last: 81 });
-        assert_eq!(rule.ports[1], PortRange { first: 1024, last: 65535 });
+        let encoded = rule.encode().unwrap();
+        assert_eq!(encoded.needs_ports, 0);
+        assert!(encoded.peers.iter().all(|peer| matches(peer, "10.0.0.1") && matches(peer, "::1")));
+        rule.local_ports = vec![80..=81, 443..=443];
+        rule.peers = vec![Cidr { address: "10.0.0.1".parse().unwrap(), prefix: 32 }];
+        let encoded = rule.encode().unwrap();
+        assert_eq!(encoded.needs_ports, 1);
+        assert_eq!(encoded.local_ports[1], PortRange { first: 443, last: 443 });
+        assert!(encoded.local_ports[2..].iter().all(|range| *range == PortRange { first: 80, last: 81 }));
+        assert!(encoded.peer_ports.iter().all(|range| *range == PortRange { first: 0, last: u16::MAX }));
+        assert!(encoded.peers.iter().all(|peer| !matches(peer, "10.0.0.2")));
     }
 
     #[test]

@@ -181,15 +181,20 @@ fn jitter_spreads_the_delay_and_keeps_the_order_of_a_flow() {
     assert!((30.0..40.0).contains(&low), "{low}");
     assert!((60.0..75.0).contains(&high), "{high}");
     // Close together, a later one must not overtake.
-    for index in 0..500u32 {
-        a.send_to(&index.to_ne_bytes(), b.local_addr().unwrap()).unwrap();
-        thread::sleep(Duration::from_micros(200));
-    }
-    let mut bytes = [0; 4];
-    for index in 0..500u32 {
-        b.recv(&mut bytes).unwrap();
-        assert_eq!(u32::from_ne_bytes(bytes), index, "in the order in which they were sent");
-    }
+    thread::scope(|scope| {
+        let receiver = scope.spawn(|| {
+            let mut bytes = [0; 4];
+            for index in 0..500u32 {
+                b.recv(&mut bytes).unwrap();
+                assert_eq!(u32::from_ne_bytes(bytes), index, "in the order in which they were sent");
+            }
+        });
+        for index in 0..500u32 {
+            a.send_to(&index.to_ne_bytes(), b.local_addr().unwrap()).unwrap();
+            thread::sleep(Duration::from_micros(200));
+        }
+        receiver.join().unwrap();
+    });
 }
 
 /// Packets that a rule of nft has counted.
@@ -228,7 +233,7 @@ fn a_mark_of_others_survives_the_delay() {
     let va = netns.ifindex("va");
     plane.attach(va, "va", Direction::Egress).unwrap();
     plane.delay_line_start(va, Direction::Egress).unwrap();
-    let rule = plane.add_rule(delay_ms(20, 0)).unwrap();
+    let rule = plane.add_rule(delay_ms(500, 0)).unwrap();
     let (marked, plain) = (netns.udp("10.88.0.1:0"), netns.udp("10.88.0.1:0"));
     setsockopt(&marked.as_fd(), sockopt::Mark, &0xfeed_beef).unwrap();
     for _ in 0..10 {
@@ -236,7 +241,7 @@ fn a_mark_of_others_survives_the_delay() {
         plain.send_to(b"plain", "10.88.0.9:999").unwrap();
     }
     assert_eq!(counted(&netns), [0, 0], "they are held");
-    thread::sleep(Duration::from_millis(60));
+    thread::sleep(Duration::from_millis(700));
     assert_eq!(counted(&netns), [10, 10]);
     assert!(plane.counters(rule).unwrap().delays.count() >= 20);
 }

@@ -11,7 +11,7 @@ use core::mem::size_of;
 pub const MAX_RULES: u32 = 64;
 /// Peer networks of one rule.
 pub const MAX_PEERS: usize = 8;
-/// Port ranges of one rule, local and peer ones together.
+/// Port ranges of one rule for local ports, and as many for peer ports.
 pub const MAX_PORTS: usize = 8;
 /// Delay lines of one data plane.
 pub const MAX_LINES: u32 = 32;
@@ -81,16 +81,15 @@ pub struct Rule {
     pub action: u32,
     /// IP protocol, 0 any; 1 stands for ICMP and ICMPv6.
     pub protocol: u32,
-    /// Used entries of `peers`; 0: any peer.
-    pub n_peers: u32,
-    /// The first so many entries of `ports` are local ports; 0: any.
-    pub n_local_ports: u32,
-    /// The so many entries after those are peer ports; 0: any.
-    pub n_peer_ports: u32,
-    /// Networks of the peer: destination at egress, source at ingress.
+    /// Not 0: the rule has a condition on ports, which a packet without ports does not meet.
+    pub needs_ports: u32,
+    /// Networks of the peer: destination at egress, source at ingress. All entries count: one that is not needed repeats
+    /// another, and a rule for any peer has networks with an empty mask.
     pub peers: [Peer; MAX_PEERS],
-    /// Port ranges.
-    pub ports: [PortRange; MAX_PORTS],
+    /// Ranges of local ports; all entries count, as above. `first` is not above `last`.
+    pub local_ports: [PortRange; MAX_PORTS],
+    /// Ranges of the peer's ports, likewise.
+    pub peer_ports: [PortRange; MAX_PORTS],
 }
 
 /// The rules of one direction of one interface, as bits.
@@ -188,10 +187,11 @@ mod tests {
 
     #[test]
     fn a_rule_has_no_padding() {
-        assert_eq!(size_of::<Rule>(), 4 * 8 + 6 * 4 + MAX_PEERS * 32 + MAX_PORTS * 4);
+        assert_eq!(size_of::<Rule>(), 4 * 8 + 4 * 4 + MAX_PEERS * 32 + 2 * MAX_PORTS * 4);
         assert_eq!(offset_of!(Rule, threshold), 32);
-        assert_eq!(offset_of!(Rule, peers), 56);
-        assert_eq!(offset_of!(Rule, ports), 56 + 256);
+        assert_eq!(offset_of!(Rule, peers), 48);
+        assert_eq!(offset_of!(Rule, local_ports), 48 + 256);
+        assert_eq!(offset_of!(Rule, peer_ports), 48 + 256 + 32);
     }
 
     #[test]
