@@ -4,7 +4,7 @@
 //! passes 1 % at n = 268). Quantiles: order statistics. "The q quantile is at most L" is the same statement as "at
 //! most 1 − q of the values are above L", so both come from the one bound.
 
-use statrs::function::beta::{beta_reg, inv_beta_reg};
+use statrs::function::beta::beta_reg;
 
 pub(crate) use firedrill_model::sampling::ALPHA;
 
@@ -32,15 +32,10 @@ pub(crate) fn lower(hits: usize, n: usize, alpha: f64) -> f64 {
     }
 }
 
-/// The `p` quantile of a beta distribution.
+/// The `p` quantile of a beta distribution, by bisection: the library's own inverse need not end for large numbers.
 fn quantile_of_beta(a: f64, b: f64, p: f64) -> f64 {
-    let guess = inv_beta_reg(a, b, p);
-    // Newton's method, on which the library rests, can stop early; one look tells.
-    if guess.is_finite() && (beta_reg(a, b, guess.clamp(0.0, 1.0)) - p).abs() < 1e-9 {
-        return guess;
-    }
     let (mut low, mut high) = (0.0, 1.0);
-    for _ in 0..100 {
+    for _ in 0..60 {
         let middle = f64::midpoint(low, high);
         if beta_reg(a, b, middle) < p {
             low = middle;
@@ -98,9 +93,10 @@ mod tests {
     #[test]
     fn the_bounds_are_where_the_binomial_tail_is_5_percent() {
         let mut rng = StdRng::seed_from_u64(1);
-        for _ in 0..2000 {
-            let n = rng.random_range(1..3000);
-            let k = rng.random_range(0..=n);
+        for round in 0..400 {
+            // Up to a day of a probe each second, and few bad as well as many.
+            let n = rng.random_range(1..if round % 4 == 0 { 86_400 } else { 3000 });
+            let k = if round % 2 == 0 { rng.random_range(0..=n) } else { rng.random_range(0..=n.min(40)) };
             if k < n {
                 let tail = binomial_at_most(k, n, upper(k, n, ALPHA));
                 assert!((tail - ALPHA).abs() < 1e-6, "upper {k} of {n}: tail {tail}");
