@@ -120,7 +120,7 @@ impl Runner {
             let (done, over) = oneshot::channel();
             let ready = ready.clone();
             std::thread::Builder::new().name("probes".into()).spawn(move || {
-                group.run(&ready);
+                group.run(ready);
                 // Nobody may be waiting any more.
                 let _ = done.send(());
             })?;
@@ -146,7 +146,7 @@ impl Runner {
 
 impl Group {
     /// The whole life of a thread.
-    fn run(self, ready: &mpsc::Sender<Result<(), ProbeError>>) {
+    fn run(self, ready: mpsc::Sender<Result<(), ProbeError>>) {
         let entered = match &self.netns {
             Some(name) => enter(name),
             None => Ok(()),
@@ -164,6 +164,8 @@ impl Group {
                 Ok(schedules) => {
                     // The starter has given up when another thread failed; the stop signal tells.
                     let _ = ready.send(Ok(()));
+                    // The starter waits until nobody is left who could still report.
+                    drop(ready);
                     let mut running = tokio::task::JoinSet::new();
                     for schedule in schedules {
                         running.spawn(schedule.run(self.stop.clone()));
