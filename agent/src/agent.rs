@@ -88,6 +88,9 @@ pub enum InjectError {
         /// How the undoing of the changes before it went.
         reverted: Vec<RevertedChange>,
     },
+    /// The guardian has died.
+    #[error("the guardian has died, and without it no fault is injected; end the run")]
+    Unguarded,
     /// The agent is gone.
     #[error("the agent has stopped")]
     Stopped,
@@ -182,7 +185,15 @@ impl Agent {
             .map_err(|e| StartError::Journal(directories.run.clone(), e))?;
         let protected = Protected::new(Some(guardian.pid()));
         let engine = Engine::new(LocalHost::new(facts.clone(), log_directory), journal, lease);
-        let core = Core { engine, owner, guardian: Some(guardian), host: facts.clone(), protected, faults: Vec::new(), lapsed: Vec::new() };
+        let core = Core {
+            engine,
+            owner,
+            guardian: Some(guardian),
+            host: facts.clone(),
+            protected,
+            faults: Vec::new(),
+            lapsed: Vec::new(),
+        };
         let (requests, inbox) = channel();
         let thread = std::thread::Builder::new()
             .name("fd-engine".into())
@@ -368,6 +379,9 @@ impl Core {
     }
 
     fn apply(&mut self, plan: &Plan, lasts: Duration, fault: Option<(Fault, String)>) -> Result<Injected, InjectError> {
+        if !self.is_guarded() {
+            return Err(InjectError::Unguarded);
+        }
         match self.engine.apply(plan, lasts) {
             Ok((id, applied)) => {
                 self.faults.push(InForce { id, fault });
@@ -378,11 +392,15 @@ impl Core {
     }
 
     fn renew(&mut self) -> Result<Vec<Ended>, String> {
-        if !self.guardian.as_mut().is_some_and(Guardian::is_alive) {
+        if !self.is_guarded() {
             return Err("the guardian has died; without it no fault may stay in force".into());
         }
         self.engine.renew().map_err(|e| format!("a lease could not be renewed: {e}"))?;
         Ok(std::mem::take(&mut self.lapsed))
+    }
+
+    fn is_guarded(&mut self) -> bool {
+        self.guardian.as_mut().is_some_and(Guardian::is_alive)
     }
 
     fn revert(&mut self, id: FaultId) -> Ended {

@@ -131,7 +131,7 @@ impl DelayHistogram {
 
     /// Counts by power of two: entry `i` has the delays of at least 2^i and less than 2^(i+1) nanoseconds.
     pub fn by_power_of_two(&self) -> Vec<u64> {
-        let mut powers = vec![0; 40];
+        let mut powers = vec![0; u64::BITS as usize];
         for (index, count) in self.buckets.iter().enumerate() {
             let floor = floor_ns(index).max(1);
             powers[floor.ilog2() as usize] += count;

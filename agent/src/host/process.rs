@@ -60,6 +60,11 @@ pub fn all() -> Vec<Stat> {
     pids().into_iter().filter_map(|pid| stat(pid).ok()).filter(|s| s.state != 'Z').collect()
 }
 
+/// Whether both are the same process; its name may have changed meanwhile, by exec(2) or prctl(2).
+pub fn is_same(a: &ProcessRef, b: &ProcessRef) -> bool {
+    (a.pid, a.started) == (b.pid, b.started)
+}
+
 /// Whether this very process, not a later one with its pid, is alive. A zombie is not.
 pub fn is_alive(process: &ProcessRef) -> bool {
     stat(process.pid).is_ok_and(|s| s.process.started == process.started && !matches!(s.state, 'Z' | 'X'))

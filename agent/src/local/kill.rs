@@ -162,7 +162,7 @@ impl Watcher {
             if let Some(since) = first_end.filter(|_| self.keep || lock(&self.count).downtime.is_none()) {
                 let mut successors = self.successors(&mut known);
                 // One that takes its time to end is not another one.
-                successors.retain(|process| !killed_again.contains(process));
+                successors.retain(|process| !holds(&killed_again, process));
                 if !successors.is_empty() {
                     lock(&self.count).downtime.get_or_insert_with(|| Span(rounded(since.elapsed())));
                 }
@@ -183,13 +183,17 @@ impl Watcher {
             (Victim::Processes { .. }, Some(likeness)) => {
                 let last = self.signalled.iter().map(|p| p.started).max().unwrap_or(0);
                 known.look(|process| {
-                    process.started >= last && !self.signalled.contains(process) && likeness.matches(process.pid)
+                    process.started >= last && !holds(&self.signalled, process) && likeness.matches(process.pid)
                 })
             }
             (Victim::Processes { .. }, None) => Vec::new(),
-            _ => members(&self.victim).into_iter().filter(|p| !self.signalled.contains(p)).collect(),
+            _ => members(&self.victim).into_iter().filter(|p| !holds(&self.signalled, p)).collect(),
         }
     }
+}
+
+fn holds(list: &[ProcessRef], process: &ProcessRef) -> bool {
+    list.iter().any(|one| process::is_same(one, process))
 }
 
 /// Pids that were looked at and are something else, so that each look costs one listing of /proc, not a reading of

@@ -180,7 +180,11 @@ pub fn spawn(what: &Spawn<'_>) -> io::Result<(Child, ProcessRef)> {
         _ if !running => {
             Err(io::Error::new(io::ErrorKind::TimedOut, format!("`{program}` did not start in cgroup {}", what.cgroup)))
         }
-        _ => starting.0.take().map(|child| (child, identity)).ok_or_else(|| io::Error::other("it is gone")),
+        // Its name is not the shell's any more.
+        _ => {
+            let identity = process::stat(pid).map_or(identity, |stat| stat.process);
+            starting.0.take().map(|child| (child, identity)).ok_or_else(|| io::Error::other("it is gone"))
+        }
     }
 }
 

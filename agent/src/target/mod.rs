@@ -78,6 +78,8 @@ fn find(name: &str, spec: &TargetSpec, control: Option<Control>, host: &HostFact
     };
     if let Some(path) = &spec.cgroup {
         let cgroup = cgroup::find(path).map_err(|_| not_found("cgroup", path, &cgroup::all()))?;
+        // Before its processes are looked at: they are everybody's.
+        protect::refuse_root(name, &cgroup)?;
         let processes = cgroup::processes(&cgroup);
         // A replica with commands of its own may be down when it is looked at: they will start it.
         if processes.is_empty() && control.is_none() {

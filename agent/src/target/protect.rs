@@ -1,6 +1,6 @@
 //! What is never touched: the processes and paths by which the host is reached and Firedrill itself works.
 
-use firedrill_model::facts::{HostFacts, TargetFacts, TargetKind};
+use firedrill_model::facts::{CgroupRef, HostFacts, TargetFacts, TargetKind};
 
 use super::TargetError;
 use crate::host::{cgroup, process};
@@ -49,11 +49,6 @@ impl Protected {
     /// Names what is protected, and why.
     pub fn check(&self, target: &TargetFacts, host: &HostFacts) -> Result<(), TargetError> {
         let refuse = |why: String| Err(TargetError::Protected { target: target.name.clone(), why });
-        if let Some(group) = &target.cgroup
-            && cgroup::is_root(group)
-        {
-            return refuse("it is the root cgroup, which holds every process of the host; name one below it".into());
-        }
         for found in &target.processes {
             let pid = found.pid;
             if self.own.contains(&pid) {
@@ -89,6 +84,18 @@ impl Protected {
             _ => Ok(()),
         }
     }
+}
+
+/// Refuses the root of the cgroup hierarchy.
+///
+/// # Errors
+/// It is the root.
+pub(super) fn refuse_root(target: &str, group: &CgroupRef) -> Result<(), TargetError> {
+    if !cgroup::is_root(group) {
+        return Ok(());
+    }
+    let why = "it is the root cgroup, which holds every process of the host; name one below it".into();
+    Err(TargetError::Protected { target: target.to_owned(), why })
 }
 
 /// Whether a default route of the host leaves by this interface (proc_net_route; both families).

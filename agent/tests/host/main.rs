@@ -1,0 +1,92 @@
+//! Engine, guardian, targets and stage on this kernel, on objects that each test makes for itself.
+//!
+//! The binary has a `main` of its own because it plays other parts, too: the guardian of its agents, an agent that is
+//! killed, and a server that answers.
+
+mod changes;
+mod crash;
+mod faults;
+mod kills;
+mod parts;
+mod stages;
+mod support;
+mod targets;
+
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Trial};
+
+/// A test by the name of its function.
+macro_rules! trials {
+    ($($module:ident: $($test:ident),+;)+) => {
+        [$($((concat!(stringify!($module), "::", stringify!($test)), $module::$test as fn())),+),+]
+    };
+}
+
+fn main() -> ExitCode {
+    if let Some(code) = parts::play() {
+        return code;
+    }
+    let root = nix::unistd::geteuid().is_root();
+    if !root {
+        println!("SKIPPED: these tests need root for namespaces, control groups and eBPF");
+    }
+    let tests = trials! {
+        changes: a_group_is_frozen_for_the_fault_and_thawed_after_it,
+            a_group_that_somebody_else_has_frozen_is_refused_and_stays_frozen,
+            a_group_inside_another_frozen_one_is_undone_without_complaint,
+            a_lone_process_is_stopped_and_continued,
+            a_process_that_is_stopped_already_is_refused,
+            a_replica_is_stopped_and_started_by_its_own_commands,
+            a_daemon_that_a_command_leaves_behind_may_go_on_complaining,
+            a_command_that_fails_is_undone_and_tells_why,
+            a_kernel_parameter_gets_its_old_value_back,
+            a_kernel_parameter_that_somebody_else_has_changed_since_is_left_so,
+            a_fault_that_is_not_renewed_ends_by_itself;
+        crash: the_host_is_clean_within_a_second_after_the_agent_is_killed,
+            the_host_is_clean_whenever_the_agent_is_killed,
+            what_an_agent_and_its_guardian_leave_when_both_are_killed_is_undone_by_the_next_agent,
+            the_guardian_lives_apart_from_its_agent_and_holds_nothing_of_its,
+            without_its_guardian_an_agent_keeps_no_fault,
+            an_agent_that_says_farewell_leaves_no_process_group_or_journal,
+            a_dropped_agent_reverts_everything,
+            a_second_agent_is_refused_with_the_name_of_the_first,
+            a_service_that_is_started_again_after_a_crash_is_not_in_the_guardians_group;
+        faults: thirty_percent_loss_on_a_namespace_are_thirty_percent,
+            fifty_ms_on_one_process_of_a_shared_loopback_leave_its_neighbour_alone,
+            a_partitioned_group_hears_nothing_and_its_neighbour_everything,
+            two_faults_on_one_namespace_share_what_is_attached,
+            a_second_delay_does_not_take_the_first_ones_tap_for_an_interface,
+            parameters_are_restored_though_the_process_that_named_the_namespace_has_ended;
+        kills: the_downtime_of_a_restarted_process_is_measured,
+            the_downtime_of_a_restarted_group_is_measured,
+            what_comes_back_is_killed_again_when_asked_for,
+            a_successor_that_is_slow_to_end_is_counted_once,
+            a_process_that_nobody_restarts_is_not_back;
+        stages: two_namespaces_joined_by_a_veth_pair_hear_each_other,
+            a_process_is_in_its_group_and_namespace_from_the_start_and_all_go_together,
+            a_program_that_is_not_there_is_an_error_and_leaves_nothing,
+            a_name_that_is_taken_is_refused_and_its_owner_untouched,
+            a_frozen_or_stopped_process_does_not_keep_its_stage;
+        targets: a_group_is_found_with_its_processes_and_their_namespace,
+            a_process_is_found_by_what_it_is,
+            a_process_is_found_by_the_port_on_which_it_listens,
+            a_process_whose_arguments_are_on_our_command_line_too_can_be_told_from_us,
+            a_namespace_is_all_of_its_interfaces_but_the_loopback,
+            what_is_not_there_is_an_error_that_names_what_is_similar,
+            what_keeps_the_host_alive_is_refused,
+            the_way_to_the_world_is_refused,
+            the_root_group_is_refused_however_it_is_spelled,
+            a_group_whose_processes_are_in_several_namespaces_is_refused,
+            a_group_without_processes_is_an_error_unless_commands_can_start_it,
+            a_process_that_has_ended_but_was_not_reaped_is_not_there;
+    };
+    let trial = |(name, test): (&str, fn())| {
+        Trial::test(name, move || {
+            test();
+            Ok(())
+        })
+        .with_ignored_flag(!root)
+    };
+    libtest_mimic::run(&Arguments::from_args(), tests.into_iter().map(trial).collect()).exit_code()
+}

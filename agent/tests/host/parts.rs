@@ -1,0 +1,91 @@
+//! The other parts that this binary plays, chosen by its first argument.
+
+use std::io::{self, Read, Write};
+use std::net::UdpSocket;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use firedrill_agent::agent::{Agent, Options};
+use firedrill_agent::journal::Directories;
+use firedrill_model::change::Plan;
+use firedrill_model::fault::Fault;
+use firedrill_model::run::TargetPlan;
+use nix::sys::signal::{SigSet, Signal};
+use serde::{Deserialize, Serialize};
+
+/// What an agent shall hold while it is killed.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Orders {
+    pub run: std::path::PathBuf,
+    pub state: std::path::PathBuf,
+    pub stage: Plan,
+    pub faults: Vec<(TargetPlan, Fault)>,
+}
+
+/// What an agent says when all of its orders are in force.
+pub const ARMED: &str = "armed";
+
+/// The options of an agent of these tests: its guardian is this binary.
+pub fn options(directories: &Directories, what: &str) -> Options {
+    let this = std::env::current_exe().expect("this binary");
+    Options {
+        directories: directories.clone(),
+        guardian: vec![this.into(), "guardian".into()],
+        lease: Duration::from_secs(60),
+        ..Options::new(what)
+    }
+}
+
+/// Plays a part, when one is asked for.
+pub fn play() -> Option<ExitCode> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["guardian", run, state] => Some(firedrill_agent::guardian::main(run.into(), state.into()).into()),
+        ["agent", orders] => Some(agent(orders)),
+        ["answer", port] => Some(answer(port)),
+        ["linger"] => Some(linger()),
+        _ => None,
+    }
+}
+
+fn agent(orders: &str) -> ExitCode {
+    let orders: Orders = serde_json::from_str(orders).expect("orders");
+    let directories = Directories { run: orders.run, state: orders.state };
+    let agent = Agent::start(options(&directories, "a run that is killed")).expect("an agent");
+    agent.apply(&orders.stage, Duration::from_secs(60)).expect("a stage");
+    for (target, fault) in &orders.faults {
+        let target = agent.resolve(target).expect("a target");
+        agent.inject(&target, fault, Duration::from_secs(60)).expect("a fault");
+    }
+    println!("{ARMED}");
+    io::stdout().flush().expect("heard");
+    // Until it is killed, or its standard input is closed because the test has ended.
+    let _ = io::stdin().read(&mut [0]);
+    ExitCode::SUCCESS
+}
+
+/// Sends every datagram back to where it came from, on both loopback addresses and all others.
+fn answer(port: &str) -> ExitCode {
+    let port: u16 = port.parse().expect("a port");
+    let socket = UdpSocket::bind(("::", port)).expect("a socket for both families");
+    let mut buffer = [0; 1500];
+    loop {
+        if let Ok((len, from)) = socket.recv_from(&mut buffer) {
+            let _ = socket.send_to(&buffer[..len], from);
+        }
+    }
+}
+
+/// How long a process of the next part takes to end.
+pub const LINGERS: Duration = Duration::from_millis(400);
+
+/// Ends some time after it was told to.
+fn linger() -> ExitCode {
+    let mut told = SigSet::empty();
+    told.add(Signal::SIGTERM);
+    told.thread_block().expect("blocked");
+    told.wait().expect("told");
+    std::thread::sleep(LINGERS);
+    ExitCode::SUCCESS
+}
