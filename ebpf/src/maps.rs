@@ -8,6 +8,8 @@ use aya_ebpf::{
 };
 use firedrill_abi::{Counters, Interface, Line, MAX_INTERFACES, MAX_LINES, MAX_RULES, MAX_TAGGED, Rule};
 
+use crate::{packet::Packet, rules::Walk};
+
 /// The rules.
 #[map]
 pub static RULES: Array<Rule> = Array::with_max_entries(MAX_RULES, 0);
@@ -23,6 +25,14 @@ pub static INTERFACES: HashMap<u32, Interface> = HashMap::with_max_entries(MAX_I
 /// The delay lines; mapped into the agent's memory.
 #[map]
 pub static LINES: Array<Line> = Array::with_max_entries(MAX_LINES, BPF_F_MMAPABLE);
+
+/// The packet that a program on this CPU looks at.
+#[map]
+pub static PACKET: PerCpuArray<Packet> = PerCpuArray::with_max_entries(1, 0);
+
+/// How far it is through the rules.
+#[map]
+pub static WALK: PerCpuArray<Walk> = PerCpuArray::with_max_entries(1, 0);
 
 /// For each line, the packets that could not be given a header and passed undelayed.
 #[map]

@@ -1,163 +1,183 @@
 //! What rules can ask about a packet.
 
-use crate::skb::{self, Skb, field};
+use core::ptr;
+
+use crate::{
+    maps::PACKET,
+    skb::{self, Skb, field},
+};
 
 const ETH_HLEN: u32 = 14;
-const IPPROTO_ICMP: u8 = 1;
-const IPPROTO_TCP: u8 = 6;
-const IPPROTO_UDP: u8 = 17;
-const IPPROTO_ICMPV6: u8 = 58;
-const IPPROTO_SCTP: u8 = 132;
-const IPPROTO_UDPLITE: u8 = 136;
+/// What ICMP and ICMPv6 both show as.
+const ICMP: u32 = 1;
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+const ICMPV6: u8 = 58;
+const SCTP: u8 = 132;
+const UDPLITE: u8 = 136;
 
 /// Extension headers that are walked before the transport header; packets with more have no ports.
 const MAX_EXTENSIONS: u32 = 6;
 
 /// An IP packet, seen from this host: `local` and `peer` instead of source and destination.
+///
+/// It lives in a map, not on the stack: the verifier forgets what was written there, so that all the ways of parsing meet in
+/// one state and the rules are verified once, not once for each kind of packet.
+#[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Packet {
-    /// IPv6, not IPv4.
-    pub v6: bool,
-    /// IP protocol; ICMPv6 shows as ICMP.
-    pub protocol: u8,
-    /// The ports are known: a transport with ports, not a later fragment.
-    pub has_ports: bool,
-    /// Part of a fragmented datagram.
-    pub fragment: bool,
     /// Sixteen bytes in network order as two words, IPv4 as `::ffff:a.b.c.d`.
     pub local: [u64; 2],
     /// Likewise.
     pub peer: [u64; 2],
     /// Host order.
-    pub local_port: u16,
+    pub local_port: u32,
     /// Host order.
-    pub peer_port: u16,
+    pub peer_port: u32,
+    /// IP protocol; ICMPv6 shows as ICMP.
+    pub protocol: u32,
+    /// 1: IPv6, not IPv4.
+    pub v6: u32,
+    /// 1: the ports are known: a transport with ports, not a later fragment.
+    pub has_ports: u32,
+    /// 1: part of a fragmented datagram.
+    pub fragment: u32,
+    /// While parsing IPv6: the kind of the next header.
+    next: u32,
+    /// Where it begins.
+    at: u32,
 }
 
 impl Packet {
-    /// Parses a frame. `None` for what always passes: ARP, neighbour discovery, whatever is not IP (tagged VLAN frames
-    /// on the parent interface included), and malformed headers.
+    /// Parses a frame into the scratch memory of this CPU. `None` for what always passes: ARP, neighbour discovery, whatever
+    /// is not IP (tagged VLAN frames on the parent interface included), and malformed headers.
     #[inline(always)]
-    pub fn parse(skb: Skb, egress: bool) -> Option<Self> {
+    pub fn parse(skb: Skb, egress: bool) -> Option<&'static Self> {
         if field!(skb, vlan_present) != 0 {
             return None;
         }
+        // SAFETY: this CPU's entry; programs at these hooks run with bottom halves off and do not interrupt each other.
+        let packet = unsafe { &mut *PACKET.get_ptr_mut(0)? };
+        packet.has_ports = 0;
+        packet.fragment = 0;
+        packet.local_port = 0;
+        packet.peer_port = 0;
         let kind: [u8; 2] = skb::load(skb, ETH_HLEN - 2)?;
         match kind {
-            [0x08, 0x00] => Self::parse_v4(skb, egress),
-            [0x86, 0xdd] => Self::parse_v6(skb, egress),
-            _ => None,
+            [0x08, 0x00] => packet.parse_v4(skb, egress)?,
+            [0x86, 0xdd] => packet.parse_v6(skb, egress)?,
+            _ => return None,
         }
+        Some(packet)
     }
 
     #[inline(always)]
-    fn parse_v4(skb: Skb, egress: bool) -> Option<Self> {
+    fn parse_v4(&mut self, skb: Skb, egress: bool) -> Option<()> {
         let header: [u8; 20] = skb::load(skb, ETH_HLEN)?;
         let header_len = u32::from(header[0] & 0x0f) * 4;
         if header_len < 20 {
             return None;
         }
-        let offset = u16::from_be_bytes([header[6] & 0x1f, header[7]]);
+        self.v6 = 0;
+        self.protocol = u32::from(header[9]);
         let source = mapped([header[12], header[13], header[14], header[15]]);
         let destination = mapped([header[16], header[17], header[18], header[19]]);
-        let (local, peer) = if egress { (source, destination) } else { (destination, source) };
-        let mut packet = Self {
-            v6: false,
-            protocol: header[9],
-            has_ports: false,
-            fragment: offset != 0 || header[6] & 0x20 != 0,
-            local,
-            peer,
-            local_port: 0,
-            peer_port: 0,
-        };
-        if offset == 0 {
-            packet.read_ports(skb, ETH_HLEN + header_len, egress);
+        (self.local, self.peer) = if egress { (source, destination) } else { (destination, source) };
+        let offset = u16::from_be_bytes([header[6] & 0x1f, header[7]]);
+        if offset != 0 || header[6] & 0x20 != 0 {
+            self.fragment = 1;
         }
-        Some(packet)
+        if offset == 0 {
+            self.read_ports(skb, ETH_HLEN + header_len, header[9], egress);
+        }
+        Some(())
     }
 
     #[inline(always)]
-    fn parse_v6(skb: Skb, egress: bool) -> Option<Self> {
+    fn parse_v6(&mut self, skb: Skb, egress: bool) -> Option<()> {
         let header: [u8; 40] = skb::load(skb, ETH_HLEN)?;
+        self.v6 = 1;
         let source = [word(&header, 8), word(&header, 16)];
         let destination = [word(&header, 24), word(&header, 32)];
-        let (local, peer) = if egress { (source, destination) } else { (destination, source) };
-        let mut packet =
-            Self { v6: true, protocol: 0, has_ports: false, fragment: false, local, peer, local_port: 0, peer_port: 0 };
-        let mut next = header[6];
-        let mut at = ETH_HLEN + 40;
-        let mut first = true;
+        (self.local, self.peer) = if egress { (source, destination) } else { (destination, source) };
+        self.at = ETH_HLEN + 40;
+        self.next = u32::from(header[6]);
         for _ in 0..MAX_EXTENSIONS {
-            let len = match next {
-                // Hop-by-hop, routing, destination options, mobility: length in units of 8 after the first 8.
-                0 | 43 | 60 | 135 => 8,
-                // Fragment.
-                44 => 0,
-                // Authentication: length in units of 4, less 2.
-                51 => 4,
-                _ => break,
-            };
-            let extension: [u8; 4] = skb::load(skb, at)?;
-            if len == 0 {
-                packet.fragment = true;
-                first = u16::from_be_bytes([extension[2], extension[3]]) & 0xfff8 == 0;
-                at += 8;
-            } else if len == 4 {
-                at += (u32::from(extension[1]) + 2) * 4;
-            } else {
-                at += (u32::from(extension[1]) + 1) * 8;
-            }
-            next = extension[0];
-            if !first {
+            // Hop-by-hop, routing, fragment, authentication, destination options, mobility.
+            let kind = self.next();
+            if !matches!(kind, 0 | 43 | 44 | 51 | 60 | 135) {
                 break;
             }
-        }
-        packet.protocol = next;
-        if next == IPPROTO_ICMPV6 {
-            packet.protocol = IPPROTO_ICMP;
-            if first {
-                let kind: [u8; 1] = skb::load(skb, at)?;
-                if (133..=137).contains(&kind[0]) {
-                    return None;
+            let extension: [u8; 4] = skb::load(skb, self.at())?;
+            self.next = u32::from(extension[0]);
+            self.at += match kind {
+                44 => {
+                    self.fragment = 1;
+                    if u16::from_be_bytes([extension[2], extension[3]]) & 0xfff8 != 0 {
+                        self.protocol = if self.next() == ICMPV6 { ICMP } else { u32::from(self.next()) };
+                        return Some(());
+                    }
+                    8
                 }
-            }
+                // Length in units of 4, less 2.
+                51 => (u32::from(extension[1]) + 2) * 4,
+                // Length in units of 8, after the first 8.
+                _ => (u32::from(extension[1]) + 1) * 8,
+            };
         }
-        if first {
-            packet.read_ports(skb, at, egress);
+        if self.next() == ICMPV6 {
+            self.protocol = ICMP;
+            let kind: [u8; 1] = skb::load(skb, self.at())?;
+            return (!(133..=137).contains(&kind[0])).then_some(());
         }
-        Some(packet)
+        self.protocol = self.next;
+        self.read_ports(skb, self.at(), self.next(), egress);
+        Some(())
+    }
+
+    /// Read from memory each time, as the optimiser would not, for the sake of the verifier.
+    #[inline(always)]
+    fn next(&self) -> u8 {
+        // SAFETY: a reference.
+        unsafe { ptr::read_volatile(&self.next) as u8 }
+    }
+
+    /// Likewise.
+    #[inline(always)]
+    fn at(&self) -> u32 {
+        // SAFETY: a reference.
+        unsafe { ptr::read_volatile(&self.at) }
     }
 
     #[inline(always)]
-    fn read_ports(&mut self, skb: Skb, at: u32, egress: bool) {
-        if !matches!(self.protocol, IPPROTO_TCP | IPPROTO_UDP | IPPROTO_SCTP | IPPROTO_UDPLITE) {
+    fn read_ports(&mut self, skb: Skb, at: u32, protocol: u8, egress: bool) {
+        if !matches!(protocol, TCP | UDP | SCTP | UDPLITE) {
             return;
         }
         let Some(ports) = skb::load::<4>(skb, at) else { return };
-        let source = u16::from_be_bytes([ports[0], ports[1]]);
-        let destination = u16::from_be_bytes([ports[2], ports[3]]);
+        let source = u32::from(u16::from_be_bytes([ports[0], ports[1]]));
+        let destination = u32::from(u16::from_be_bytes([ports[2], ports[3]]));
         (self.local_port, self.peer_port) = if egress { (source, destination) } else { (destination, source) };
-        self.has_ports = true;
+        self.has_ports = 1;
     }
 
     /// TCP.
     #[inline(always)]
     pub fn is_tcp(&self) -> bool {
-        self.protocol == IPPROTO_TCP
+        self.protocol == u32::from(TCP)
     }
 
     /// UDP.
     #[inline(always)]
     pub fn is_udp(&self) -> bool {
-        self.protocol == IPPROTO_UDP
+        self.protocol == u32::from(UDP)
     }
 
     /// A number that all packets of a flow share. Fragments of a datagram share it too, at the price that they do
     /// not share it with whole packets of their flow.
     #[inline(always)]
     pub fn flow(&self) -> u32 {
-        let ports = if self.fragment { 0 } else { u64::from(self.local_port) << 16 | u64::from(self.peer_port) };
+        let ports = if self.fragment != 0 { 0 } else { u64::from(self.local_port) << 16 | u64::from(self.peer_port) };
         let mut hash = mix(self.local[0] ^ self.local[1].rotate_left(32));
         hash = mix(hash ^ self.peer[0] ^ self.peer[1].rotate_left(17));
         hash = mix(hash ^ ports ^ u64::from(self.protocol) << 32);

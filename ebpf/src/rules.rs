@@ -1,6 +1,6 @@
 //! Asks the rules of an interface about a packet, and does what they say.
 
-use core::ptr;
+use core::{ffi::c_void, ptr};
 
 use aya_ebpf::{
     bindings::{TC_ACT_REDIRECT, TC_ACT_SHOT},
@@ -15,7 +15,7 @@ use firedrill_abi::{
 };
 
 use crate::{
-    maps::{COUNTERS, INTERFACES, LINES, NONCE_0, NONCE_1, REFUSED, RULES, TAPS},
+    maps::{COUNTERS, INTERFACES, LINES, NONCE_0, NONCE_1, REFUSED, RULES, TAPS, WALK},
     packet::Packet,
     skb::{self, Skb, field, set_field},
     sockets,
@@ -28,9 +28,10 @@ const NEXT: i32 = -1;
 /// `TC_ACT_SHOT` at egress shows as ENOBUFS, and to TCP as local congestion.
 const NOWHERE: u32 = i32::MAX as u32;
 
-/// The walk over the rules of one packet.
+/// The walk over the rules of one packet. In a map, as [`Packet`] is and for the same reason.
 #[repr(C)]
-struct Walk {
+#[derive(Clone, Copy)]
+pub struct Walk {
     drops: u64,
     delays: u64,
     now_ns: u64,
@@ -45,6 +46,7 @@ struct Walk {
     has_ports: u32,
     line_ready: u32,
     dropped: u32,
+    reserved: u32,
 }
 
 /// The programs at the interfaces.
@@ -68,7 +70,7 @@ pub fn run(skb: Skb, stage: u32) -> i32 {
     let Some(packet) = Packet::parse(skb, egress) else {
         return NEXT;
     };
-    judge(skb, &packet, &hook, egress)
+    judge(skb, packet, &hook, egress)
 }
 
 #[inline(always)]
@@ -77,7 +79,12 @@ fn judge(skb: Skb, packet: &Packet, hook: &Hook, egress: bool) -> i32 {
     let now_ns = unsafe { bpf_ktime_get_ns() };
     let tags = if hook.tagged == 0 { 0 } else { sockets::tags(skb, packet, egress) };
     let line = if hook.line == 0 { ptr::null_mut() } else { ready_line(hook.line - 1, now_ns) };
-    let mut walk = Walk {
+    let Some(walk) = WALK.get_ptr_mut(0) else {
+        return NEXT;
+    };
+    // SAFETY: this CPU's entry; see `Packet::parse`.
+    let walk = unsafe { &mut *walk };
+    *walk = Walk {
         drops: hook.drops,
         delays: hook.delays,
         now_ns,
@@ -86,16 +93,17 @@ fn judge(skb: Skb, packet: &Packet, hook: &Hook, egress: bool) -> i32 {
         delay_ns: 0,
         delayed_by: 0,
         bytes: field!(skb, len),
-        protocol: u32::from(packet.protocol),
-        local_port: u32::from(packet.local_port),
-        peer_port: u32::from(packet.peer_port),
-        has_ports: u32::from(packet.has_ports),
+        protocol: packet.protocol,
+        local_port: packet.local_port,
+        peer_port: packet.peer_port,
+        has_ports: packet.has_ports,
         line_ready: u32::from(!line.is_null()),
         dropped: 0,
+        reserved: 0,
     };
-    // SAFETY: the callback has the signature that the helper wants, and the context outlives the call.
+    // SAFETY: the callback has the signature that the helper wants, and does not use the context.
     unsafe {
-        bpf_loop(walk.drops.count_ones() + walk.delays.count_ones(), ask as *mut _, (&raw mut walk).cast(), 0);
+        bpf_loop(walk.drops.count_ones() + walk.delays.count_ones(), ask as *mut _, ptr::null_mut(), 0);
     }
     if walk.dropped != 0 {
         if egress {
@@ -107,12 +115,15 @@ fn judge(skb: Skb, packet: &Packet, hook: &Hook, egress: bool) -> i32 {
     if line.is_null() || walk.delayed_by == 0 {
         return NEXT;
     }
-    divert(skb, packet, hook.line - 1, line, &walk)
+    divert(skb, packet, hook.line - 1, line, walk)
 }
 
 /// Asks one rule: the lowest of those that drop, then the lowest of those that delay. 1 ends the walk.
-unsafe extern "C" fn ask(_index: u32, walk: *mut Walk) -> i64 {
-    // SAFETY: the context of `bpf_loop`.
+unsafe extern "C" fn ask(_index: u32, _context: *mut c_void) -> i64 {
+    let Some(walk) = WALK.get_ptr_mut(0) else {
+        return 1;
+    };
+    // SAFETY: this CPU's entry, which the caller of the loop does not touch meanwhile.
     let walk = unsafe { &mut *walk };
     let number = if walk.drops != 0 {
         let number = walk.drops.trailing_zeros();

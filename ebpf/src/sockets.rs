@@ -59,25 +59,25 @@ fn of_socket(socket: *mut bpf_sock) -> u64 {
 
 #[inline(always)]
 fn of_receiver(skb: Skb, packet: &Packet) -> u64 {
-    if !packet.has_ports || !(packet.is_tcp() || packet.is_udp()) {
+    if packet.has_ports == 0 || !(packet.is_tcp() || packet.is_udp()) {
         return 0;
     }
     // SAFETY: plain numbers, for which zero is a value.
     let mut tuple: bpf_sock_tuple = unsafe { core::mem::zeroed() };
-    let len = if packet.v6 {
+    let len = if packet.v6 != 0 {
         tuple.__bindgen_anon_1.ipv6 = Tuple6 {
             saddr: words(packet.peer),
             daddr: words(packet.local),
-            sport: packet.peer_port.to_be(),
-            dport: packet.local_port.to_be(),
+            sport: (packet.peer_port as u16).to_be(),
+            dport: (packet.local_port as u16).to_be(),
         };
         size_of::<Tuple6>()
     } else {
         tuple.__bindgen_anon_1.ipv4 = Tuple4 {
             saddr: words(packet.peer)[3],
             daddr: words(packet.local)[3],
-            sport: packet.peer_port.to_be(),
-            dport: packet.local_port.to_be(),
+            sport: (packet.peer_port as u16).to_be(),
+            dport: (packet.local_port as u16).to_be(),
         };
         size_of::<Tuple4>()
     };
