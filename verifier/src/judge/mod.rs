@@ -1,6 +1,6 @@
 //! Judging: what a run's samples and receipts show. Pure functions of the log; no I/O, no clock.
 //!
-//! Everything rests on one-sided bounds with 95 % confidence ([`stats`]): Clopper–Pearson for the share of bad
+//! Everything rests on one-sided bounds with 95 % confidence: Clopper–Pearson for the share of bad
 //! answers, order statistics for latency quantiles. *Held* needs the upper bounds within the tolerance, *degraded* a
 //! lower bound beyond it, *broken* a lower bound of the bad share of at least one half, or no recovery in time.
 //! Whatever is neither is *inconclusive*. A sample that was due and not taken counts as bad for the first and as good

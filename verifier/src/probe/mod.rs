@@ -127,8 +127,13 @@ impl Runner {
             threads.push(over);
         }
         drop(ready);
+        let mut reported = 0;
         for outcome in readiness {
             outcome?;
+            reported += 1;
+        }
+        if reported < threads.len() {
+            return Err(std::io::Error::other("one ended before its probes were ready").into());
         }
         Ok(Self { stop, threads })
     }

@@ -1,5 +1,7 @@
 //! Verdicts of whole runs.
 
+use std::cell::Cell;
+
 use firedrill_model::event::{Bad, Event, Outcome, Phase};
 use firedrill_model::receipt::Effect;
 use firedrill_model::units::Span;
@@ -45,15 +47,12 @@ fn a_full_outage_inside_the_radius_is_reported_not_judged() {
 
 #[test]
 fn a_few_percent_bad_beyond_the_tolerance_are_degraded() {
-    let mut n = 0;
-    let every_tenth = std::cell::RefCell::new(&mut n);
-    let judgement = Drill::new().judged(
-        &|due| {
-            **every_tenth.borrow_mut() += 1;
-            if under_fault(due) && **every_tenth.borrow() % 10 == 0 { bad() } else { good() }
-        },
-        &|_| good(),
-    );
+    let asked = Cell::new(0_u32);
+    let flaky = |due| {
+        asked.set(asked.get() + 1);
+        if under_fault(due) && asked.get().is_multiple_of(10) { bad() } else { good() }
+    };
+    let judgement = Drill::new().judged(&flaky, &|_| good());
     assert_eq!(judgement.verdict, Verdict::Degraded, "{judgement:#?}");
 }
 
@@ -86,11 +85,7 @@ fn a_permitted_outage_is_not_an_escape() {
     assert!(!outage.censored);
     assert!((outage.lasted.as_secs_f64() - 3.0).abs() <= 2.0 * EVERY, "{outage:?}");
     assert!((outage.impact.as_secs_f64() - 2.0).abs() <= 2.0 * EVERY, "{outage:?}");
-    assert!(
-        judgement.finding.contains("after an outage of 3s (4s permitted)") || judgement.finding.contains("2.9"),
-        "{}",
-        judgement.finding
-    );
+    assert!(judgement.finding.contains("after an outage of 3s (4s permitted)"), "{}", judgement.finding);
 }
 
 #[test]
@@ -147,12 +142,12 @@ fn what_heals_in_time_is_held_with_the_time_it_took() {
 
 #[test]
 fn a_service_that_is_bad_within_its_tolerance_counts_as_healed() {
-    let mut n = 0_u32;
-    let count = std::cell::RefCell::new(&mut n);
-    let judgement = Drill::new().tolerance(1, 30.0).judged(&|_| good(), &|_| {
-        **count.borrow_mut() += 1;
-        if **count.borrow() % 7 == 0 { bad() } else { good() }
-    });
+    let asked = Cell::new(0_u32);
+    let flaky = |_| {
+        asked.set(asked.get() + 1);
+        if asked.get().is_multiple_of(7) { bad() } else { good() }
+    };
+    let judgement = Drill::new().tolerance(1, 30.0).judged(&|_| good(), &flaky);
     assert_eq!(judgement.verdict, Verdict::Held, "{judgement:#?}");
 }
 
