@@ -25,14 +25,18 @@ pub struct Cli {
 
 const EXAMPLES: &str = "\
 Examples:
-  firedrill demo                                  see it work: a small shop, six drills, two minutes
-  firedrill plan shop.yaml                        what a run would do, exactly; touches nothing
-  firedrill run shop.yaml                         run the drill, watch it, get a verdict and a report
-  firedrill inject latency --unit nginx.service --delay 100ms --for 30s --watch http://127.0.0.1/
-  firedrill report                                read the last run again
+  firedrill demo             see it work: a small shop, six drills, two minutes
+  firedrill plan shop.yaml   what a run would do, exactly; touches nothing
+  firedrill run shop.yaml    run the drill, watch it, get a verdict and a report
+  firedrill inject latency --unit nginx.service --delay 100ms --for 30s \\
+                             --watch http://127.0.0.1/
+  firedrill report           read the last run again
 
-Exit codes: 0 held · 1 degraded, broken or leaked · 2 bad usage or file · 3 inconclusive or invalid ·
-            4 aborted · 5 the host could not be fully restored";
+Exit codes:
+  0  expectations held              3  inconclusive, unproven or invalid
+  1  degraded, broken or leaked     4  aborted
+  2  bad usage or invalid file      5  the host could not be fully restored
+";
 
 /// The verbs.
 #[derive(Debug, Subcommand)]

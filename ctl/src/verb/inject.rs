@@ -110,9 +110,8 @@ impl Target {
 impl Subcommand for FaultArgs {
     fn augment_subcommands(command: Command) -> Command {
         let faults = TABLE.iter().map(|(name, summary)| {
-            let about = summary.trim();
-            let fault = Command::new(*name).about(about).args(parameters(name).iter().map(Parameter::arg));
-            Common::augment_args(fault).arg_required_else_help(true)
+            let fault = Command::new(*name).args(parameters(name).iter().map(Parameter::arg));
+            Common::augment_args(fault).about(summary.trim()).arg_required_else_help(true)
         });
         command.subcommand_required(true).subcommands(faults)
     }
