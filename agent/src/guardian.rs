@@ -186,7 +186,7 @@ struct Shelter {
 }
 
 const OOM_SCORE: &str = "/proc/self/oom_score_adj";
-const SHELTER: &str = "firedrill-guardian-";
+pub(crate) const SHELTER: &str = "firedrill-guardian-";
 
 /// Directory of a guardian's cgroup.
 fn shelter_of(pid: u32) -> Option<PathBuf> {

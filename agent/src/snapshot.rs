@@ -18,6 +18,7 @@ use std::time::Duration;
 use aya::programs::{loaded_links, loaded_programs};
 
 use crate::dataplane;
+use crate::guardian;
 use crate::host::{cgroup, netns, process};
 
 /// A line of a snapshot: where (`host`, or the name of a network namespace), what kind of thing, and the thing.
@@ -85,7 +86,7 @@ impl Snapshot {
             lines.extend(list.into_iter().map(|what| Line { place: HOST.into(), kind, what }));
         };
         add("network namespace", netns::names());
-        add("cgroup", cgroup::all());
+        add("cgroup", cgroup::all().into_iter().filter(|path| !is_guardian_on_duty(path)).collect());
         add("frozen cgroup", frozen_groups());
         add("stopped process", stopped_processes());
         let (programs, links) = bpf_objects();
@@ -133,6 +134,15 @@ impl Snapshot {
         }
         Ok(lasting)
     }
+}
+
+/// Whether a group is that of a guardian beside its living agent, ours or another's: it goes when that agent ends.
+fn is_guardian_on_duty(path: &str) -> bool {
+    let pid = path.strip_prefix(guardian::SHELTER).and_then(|pid| pid.parse::<i32>().ok());
+    // Agent and guardian are the same program. An orphan has another parent, or one that is no agent.
+    let on_duty =
+        |pid| process::stat(pid).is_ok_and(|s| process::exe(s.parent).is_some_and(|e| process::exe(pid) == Some(e)));
+    pid.is_some_and(on_duty)
 }
 
 fn frozen_groups() -> Vec<String> {

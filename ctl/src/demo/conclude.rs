@@ -45,6 +45,11 @@ impl Outcome {
             other => self.drill.expected == Expected::Is(other),
         }
     }
+
+    /// Whether nothing was injected, for example because the host was too busy for a steady state.
+    pub fn never_began(&self) -> bool {
+        self.run.steps.iter().all(|s| s.began.is_none())
+    }
 }
 
 /// What follows from the drills for redundancy, in sentences: single points of failure, and claims that they refute.

@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use firedrill_agent::agent::Agent;
 use firedrill_agent::snapshot::{Difference, Snapshot};
 use firedrill_model::lower::{Choices, Library, Lowered};
 use firedrill_model::verdict::ExitCode;
@@ -32,7 +33,7 @@ use crate::drive::{self, Job, Signals};
 use crate::render::live::Live;
 use crate::verb::{self, UsageError, report};
 use conclude::Outcome;
-use drills::DRILLS;
+use drills::{DRILLS, Drill};
 use home::Stage;
 use survive::{Setting, Survival};
 use tell::Teller;
@@ -158,17 +159,13 @@ impl<'a> Demo<'a> {
 
         let agent = tokio::task::block_in_place(|| verb::start_agent(self.places, "the demo's drills"))?;
         for (number, drill) in DRILLS.iter().enumerate() {
-            stage.check()?;
-            let lowered = self.lower(drill.experiment)?;
-            self.tell.begin(number + 1, drill.does, lowered.plan.expected_length().0);
-            let live = self.tell.terminal().then(Live::stderr);
-            let replay = vec!["firedrill".to_owned(), "demo".to_owned()];
-            let job = Job { lowered, agent: &agent, runs: &self.places.runs, replay, live, signals };
-            let finished = drive::run(job).await?;
-            report::write_all(&finished.run, &finished.folder)?;
-            let stopped = finished.run.aborted.as_ref().is_some_and(|(_, why, _)| why.starts_with("stopped by "));
-            let outcome = Outcome { drill, run: finished.run, folder: finished.folder };
-            self.tell.came_to(&outcome, self.began.elapsed());
+            let mut outcome = self.drill(number + 1, drill, &agent, stage, signals).await?;
+            if !outcome.was_judged() && outcome.never_began() {
+                // Nothing was injected: a host that was busy for a moment gets a second chance, and is told so.
+                self.tell.again();
+                outcome = self.drill(number + 1, drill, &agent, stage, signals).await?;
+            }
+            let stopped = outcome.run.aborted.as_ref().is_some_and(|(_, why, _)| why.starts_with("stopped by "));
             results.outcomes.push(outcome);
             if stopped {
                 return Err(Stop::Signal("you"));
@@ -179,9 +176,36 @@ impl<'a> Demo<'a> {
         self.survive(stage, signals, results).await
     }
 
+    /// One drill, as `firedrill run` would run it.
+    async fn drill(
+        &self,
+        number: usize,
+        drill: &'static Drill,
+        agent: &Agent,
+        stage: &Stage,
+        signals: &mut Signals,
+    ) -> Result<Outcome> {
+        stage.check()?;
+        let lowered = self.lower(drill.experiment)?;
+        let bound = if lowered.plan.abort.is_empty() { "about" } else { "at most" };
+        self.tell.begin(number, drill.does, bound, lowered.plan.expected_length().0);
+        let live = self.tell.terminal().then(Live::stderr);
+        let replay = vec!["firedrill".to_owned(), "demo".to_owned()];
+        let finished = drive::run(Job { lowered, agent, runs: &self.places.runs, replay, live, signals }).await?;
+        report::write_all(&finished.run, &finished.folder)?;
+        let outcome = Outcome { drill, run: finished.run, folder: finished.folder };
+        self.tell.came_to(&outcome, self.began.elapsed());
+        Ok(outcome)
+    }
+
     async fn survive(&self, stage: &Stage, signals: &mut Signals, results: &mut Results) -> Result<(), Stop> {
         stage.check()?;
-        self.tell.begin(DRILLS.len() + 1, "Firedrill itself is killed (SIGKILL) in mid-fault", Duration::from_secs(8));
+        self.tell.begin(
+            DRILLS.len() + 1,
+            "Firedrill itself is killed (SIGKILL) in mid-fault",
+            "about",
+            Duration::from_secs(8),
+        );
         let folder = self.folder.join("killed");
         fs::create_dir_all(&folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
         let files = self.folder.join("files");

@@ -54,16 +54,14 @@ impl Teller {
     /// The shop serves.
     pub fn open(&self, after: Duration) {
         let after = words::secs(after.as_secs_f64());
-        self.say(&format!(
-            "The shop is open, {after} after the start. Each part has a network namespace and a cgroup.\n"
-        ));
+        self.say(&format!("The shop is open, {after} after the start; each part in a namespace and cgroup.\n"));
     }
 
-    /// A drill begins.
-    pub fn begin(&self, number: usize, does: &str, takes: Duration) {
+    /// A drill begins. `bound` says what sort of time `takes` is: `about` or `at most`.
+    pub fn begin(&self, number: usize, does: &str, bound: &str, takes: Duration) {
         let takes = words::secs(takes.as_secs_f64());
         let head = self.paint.bold(&format!("{number}/{} {}", self.drills, words::capital(does)));
-        self.say(&format!("{head} {}", self.paint.dim(&format!("(about {takes}) …"))));
+        self.say(&format!("{head} {}", self.paint.dim(&format!("({bound} {takes}) …"))));
     }
 
     /// A drill is over.
@@ -79,6 +77,11 @@ impl Teller {
             self.say(&self.paint.tone(Tone::Warn, &indented(&text)));
         }
         self.say("");
+    }
+
+    /// A drill that could not begin is tried once more.
+    pub fn again(&self) {
+        self.say(&self.paint.tone(Tone::Warn, "    Nothing was injected, so it is tried once more.\n"));
     }
 
     /// The last drill is over.
