@@ -79,12 +79,8 @@ fn held(run: &Run, probes: &[Judged], radius: &Radius) -> String {
     );
     for limit in limits(&plan.steady) {
         if let Some(seen) = stats::quantile(&probe.counts.good, limit.q) {
-            text.push_str(&format!(
-                " and {} ms of {} ({} ms)",
-                words::millis(limit.ms),
-                limit.name,
-                words::millis(seen)
-            ));
+            let (most, seen) = (words::millis(limit.ms), words::millis(seen));
+            text.push_str(&format!(" and its {} within {most} ms ({seen} ms)", limit.name));
         }
     }
     text.push_str(&format!(" while {done}"));
@@ -118,7 +114,8 @@ fn broken(run: &Run, probes: &[Judged], radius: &Radius) -> String {
     if run.plan.outage != Span::default() {
         text.push_str(&format!(", beyond the {} permitted", words::span(run.plan.outage)));
     }
-    if let Some(weakness) = story::weakness(run) {
+    let elsewhere = |lost: &str| found.iter().any(|(_, plan)| plan.component != lost);
+    if let Some((_, weakness)) = story::weakness(run).filter(|(lost, _)| elsewhere(lost)) {
         text.push_str(&format!("; {weakness}"));
     }
     text.push_str(&hit_too(radius));

@@ -78,7 +78,7 @@ pub(crate) fn judge(run: &Run, index: usize, plan: &ProbePlan, windows: &Windows
     let healed = healed(&series, windows);
     let healing = in_time(&series, windows, healed, run.plan.healed);
     let counted = if verdict == Verdict::Held || verdict == Verdict::Inconclusive { &doubtful } else { &counts };
-    let mut reason = reason(plan, verdict, counted);
+    let mut reason = reason(plan, counted);
     if let (true, Some(o)) = (permitted > 0.0, outage) {
         reason.push_str(&format!("; first bad {} after the fault began", words::span(o.impact)));
         reason.push_str(&format!(", {} of permitted outage left out", words::seconds(permitted)));
@@ -107,7 +107,7 @@ pub(crate) fn judge(run: &Run, index: usize, plan: &ProbePlan, windows: &Windows
 }
 
 /// The numbers behind a verdict: `3 of 412 bad (0.73 %; at most 1 % tolerated)`.
-fn reason(plan: &ProbePlan, verdict: Verdict, counts: &Counts) -> String {
+fn reason(plan: &ProbePlan, counts: &Counts) -> String {
     if counts.due == 0 {
         return "no sample was due while the fault was in force".into();
     }
@@ -117,17 +117,13 @@ fn reason(plan: &ProbePlan, verdict: Verdict, counts: &Counts) -> String {
         0 => {}
         n => text.push_str(&format!(", {n} missing")),
     }
-    match verdict {
-        Verdict::Held => {
-            text.push_str(&format!(", so with 95 % confidence at most {}", words::percent(counts.bad_upper())));
-        }
-        Verdict::Degraded | Verdict::Broken => {
-            text.push_str(&format!(", so with 95 % confidence at least {}", words::percent(counts.bad_lower(ALPHA))));
-        }
-        _ => {
-            let (low, high) = (words::percent(counts.bad_lower(ALPHA)), words::percent(counts.bad_upper()));
-            text.push_str(&format!(", which may be anything from {low} to {high}"));
-        }
+    let (low, high) = (words::percent(counts.bad_lower(ALPHA)), words::percent(counts.bad_upper()));
+    if counts.bad_upper() <= plan.steady.bad.fraction() {
+        text.push_str(&format!(", so with 95 % confidence at most {high}"));
+    } else if counts.shows_bad(&plan.steady, ALPHA) {
+        text.push_str(&format!(", so with 95 % confidence at least {low}"));
+    } else {
+        text.push_str(&format!(", which may be anything from {low} to {high}"));
     }
     text.push_str(&format!("; tolerated {tolerated}"));
     for limit in limits(&plan.steady) {
@@ -145,8 +141,10 @@ fn reason(plan: &ProbePlan, verdict: Verdict, counts: &Counts) -> String {
     text
 }
 
+/// To the millisecond: nothing here is known more precisely.
 fn span(seconds: f64) -> Span {
-    Span(Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX))
+    let seconds = (seconds.max(0.0) * 1e3).round() / 1e3;
+    Span(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX))
 }
 
 /// The first outage under the fault: from the first bad sample to the last bad one before [`SETTLE`] without any.

@@ -1,5 +1,6 @@
 //! What was done, as part of a sentence.
 
+use firedrill_model::fault::Fault;
 use firedrill_model::log::Run;
 use firedrill_model::run::StepPlan;
 
@@ -35,6 +36,7 @@ fn clause(run: &Run, index: usize, step: &StepPlan) -> String {
         .map(|fault| match fault.name() {
             "stop" => "stopped".into(),
             "pause" => "paused".into(),
+            "kill" if matches!(fault, Fault::Kill(kill) if kill.keep) => "killed whenever it came back".into(),
             "kill" => "killed".into(),
             "latency" => format!("slowed ({})", fault.describe()),
             "loss" => format!("losing packets ({})", fault.describe()),
@@ -43,7 +45,12 @@ fn clause(run: &Run, index: usize, step: &StepPlan) -> String {
             other => format!("under {other} ({})", fault.describe()),
         })
         .collect();
-    format!("{} {was} {} for {}", words::list(&targets), words::list(&done), lasted(run, index, step))
+    let done = format!("{} {was} {}", words::list(&targets), words::list(&done));
+    if step.faults.iter().all(|f| matches!(f, Fault::Kill(kill) if !kill.keep)) {
+        // What happens at one moment has no duration.
+        return done;
+    }
+    format!("{done} for {}", lasted(run, index, step))
 }
 
 /// How long a step lasted: as planned, unless it was noticeably otherwise.
@@ -78,9 +85,9 @@ pub(crate) fn doing(run: &Run) -> String {
     words::list(&parts)
 }
 
-/// What the loss of the targets says about their components: `db is a single point of failure`, when all its
-/// replicas were taken away and nothing else. `None` when the faults take nothing away, or hit several components.
-pub(crate) fn weakness(run: &Run) -> Option<String> {
+/// The component whose replicas were taken away, and what it says about it when others go down with them: `db is a
+/// single point of failure`. `None` when the faults take nothing away, or hit several components.
+pub(crate) fn weakness(run: &Run) -> Option<(&str, String)> {
     let mut lost: Vec<(&str, &str)> = Vec::new();
     for (_, step) in begun(run) {
         if !step.faults.iter().any(|f| matches!(f.name(), "stop" | "pause" | "kill" | "partition")) {
@@ -98,9 +105,10 @@ pub(crate) fn weakness(run: &Run) -> Option<String> {
         return None;
     }
     let replicas = run.plan.components.iter().find(|c| c.name == name)?.replicas.len();
-    Some(if lost.len() >= replicas {
-        format!("{name} is a single point of failure")
-    } else {
-        format!("the loss of {} of {replicas} replicas of {name} is not survived", lost.len())
-    })
+    let says = match (lost.len(), replicas) {
+        (_, 0 | 1) => format!("{name} is a single point of failure"),
+        (n, of) if n >= of => format!("nothing stands in for all {of} replicas of {name}"),
+        (n, of) => format!("the loss of {n} of {of} replicas of {name} is not survived"),
+    };
+    Some((name, says))
 }

@@ -31,6 +31,28 @@ fn the_loss_of_all_replicas_shows_a_single_point_of_failure() {
 }
 
 #[test]
+fn the_loss_of_all_of_several_replicas_is_no_single_point_of_failure() {
+    let mut drill = Drill::new();
+    let mut other = drill.plan.steps[0].targets[0].clone();
+    other.name = "web/web-1".into();
+    drill.plan.steps[0].targets.push(other);
+    let judgement = drill.judged(&|due| if under_fault(due) { bad() } else { good() }, &|_| good());
+    assert!(judgement.finding.contains("nothing stands in for all 2 replicas of web"), "{}", judgement.finding);
+}
+
+#[test]
+fn latency_limits_are_part_of_what_held() {
+    let mut drill = Drill::new();
+    drill.plan.probes[0].steady.p95 = Some(firedrill_model::units::Span::from_millis(200));
+    let judgement = drill.judged(&|_| good(), &|_| good());
+    assert_eq!(
+        judgement.finding,
+        "Checkout held: front/checkout stayed within 1 % bad (0 of 400 bad) and its p95 within 200 ms (12 ms) while \
+         web/web-2 was paused for 20s."
+    );
+}
+
+#[test]
 fn a_degraded_run_names_both_shares() {
     let judgement = Drill::new().judged(&|due| if (12.0..14.0).contains(&due) { bad() } else { good() }, &|_| good());
     assert_eq!(
