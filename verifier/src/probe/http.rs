@@ -157,11 +157,7 @@ fn reason(error: reqwest::Error) -> String {
             return tls_reason(tls);
         }
         if let Some(io) = cause.downcast_ref::<std::io::Error>() {
-            // TLS errors travel inside I/O errors.
-            return match io.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-                Some(tls) => tls_reason(tls),
-                None => io_reason(io),
-            };
+            return inner_reason(io);
         }
         cut |= cause.to_string().contains("before message completed");
         source = cause.source();
@@ -176,6 +172,18 @@ fn reason(error: reqwest::Error) -> String {
         "not a valid HTTP answer"
     };
     text.into()
+}
+
+/// The reason of an I/O error; TLS errors travel inside them, one in another.
+fn inner_reason(error: &std::io::Error) -> String {
+    let Some(inner) = error.get_ref() else { return io_reason(error) };
+    if let Some(tls) = inner.downcast_ref::<rustls::Error>() {
+        tls_reason(tls)
+    } else if let Some(io) = inner.downcast_ref::<std::io::Error>() {
+        inner_reason(io)
+    } else {
+        io_reason(error)
+    }
 }
 
 fn tls_reason(error: &rustls::Error) -> String {

@@ -144,7 +144,8 @@ async fn ask(asker: &Asker, timeout: Duration) -> Outcome {
     let sent = Instant::now();
     let result = asker.ask(timeout).await;
     let took = sent.elapsed();
-    let ms = |t: Duration| t.as_secs_f64() * 1e3;
+    // Whole microseconds: the rest is noise, and the log is long.
+    let ms = |t: Duration| t.as_micros() as f64 / 1e3;
     match result {
         _ if took >= timeout => {
             let why = format!("timed out after {}", words::seconds(timeout.as_secs_f64()));
