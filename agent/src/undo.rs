@@ -8,21 +8,33 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use firedrill_model::change::Way;
 use firedrill_model::facts::{CgroupRef, NetnsRef, ProcessRef};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::libc;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde::{Deserialize, Serialize};
 
-use crate::host::{cgroup, netns, process, systemd, wait_until};
+use crate::host::{cgroup, hooks, netns, process, systemd, wait_until};
 use crate::{dataplane, stage, sysctl};
 
 /// The inverse of a change, with the old value that it restores. Recorded before the change is made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Undo {
-    /// The kernel undoes it when the agent's descriptors close; there is nothing to do but look.
+    /// The kernel undoes it when the agent's descriptors close; there is nothing to do.
     DiesWithAgent,
+    /// Likewise a program that is linked to an interface; but that is looked at.
+    Unlinked {
+        /// Namespace of the interface.
+        netns: NetnsRef,
+        /// Its index.
+        index: u32,
+        /// Its name.
+        name: String,
+        /// Which way packets pass.
+        way: Way,
+    },
     /// It cannot be undone; the text says why that is all right.
     Irreversible(String),
     /// Our packet filters on one interface, before kernels had links for them.
@@ -113,6 +125,10 @@ impl Undo {
         let fail = |what: String, left: String| move |source: io::Error| UndoError { what, left, source };
         match self {
             Self::DiesWithAgent => Ok("gone with the agent's descriptors".into()),
+            Self::Unlinked { netns, index, name, way } => unlinked(netns, *index, name, *way).map_err(fail(
+                format!("detaching from {name} {way}"),
+                format!("our program; `bpftool net show dev {name}` shows it, and the end of this process removes it"),
+            )),
             Self::Irreversible(why) => Ok(why.clone()),
             Self::Clsact { netns, index, name, had_clsact } => {
                 let Ok(file) = netns::open(netns) else { return Ok("its namespace is gone".into()) };
@@ -156,6 +172,18 @@ impl Undo {
                 .map_err(fail(format!("removing cgroup {}", path.display()), format!("`rmdir {}`", path.display()))),
         }
     }
+}
+
+/// Waits until the kernel has taken our program away, which it does some time after the last descriptor is closed.
+fn unlinked(netns: &NetnsRef, index: u32, interface: &str, way: Way) -> io::Result<String> {
+    let mut last = Ok(0);
+    let gone = wait_until(Duration::from_secs(2), || {
+        // One that goes away while it is asked about is an error for that moment.
+        last = hooks::ours(netns, index, interface, way);
+        matches!(last, Ok(0))
+    });
+    let left = last?;
+    if gone { Ok("detached".into()) } else { Err(io::Error::other(format!("{left} of our programs are still there"))) }
 }
 
 fn thaw(group: &CgroupRef) -> io::Result<String> {

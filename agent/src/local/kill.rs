@@ -1,6 +1,7 @@
 //! Killing, and watching what comes back: one thread for each kill in force.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -36,7 +37,7 @@ impl KillWatch {
         let victims = members(victim);
         let count = Arc::new(Mutex::new(KillCount::default()));
         let over = Arc::new(AtomicBool::new(false));
-        let likeness = victims.first().map(Likeness::of);
+        let likenesses = victims.iter().filter_map(|victim| Likeness::of(victim.pid)).collect();
         let sent_at = Instant::now();
         let mut signalled = Vec::new();
         for process in victims {
@@ -47,7 +48,7 @@ impl KillWatch {
         lock(&count).signalled = signalled.len() as u64;
         let watcher = Watcher {
             victim: victim.clone(),
-            likeness,
+            likenesses,
             signal,
             keep,
             signalled,
@@ -104,33 +105,24 @@ fn members(victim: &Victim) -> Vec<ProcessRef> {
 }
 
 /// What a lone process is known by, so that its successor can be: program, arguments and network namespace.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 struct Likeness {
-    exe: Option<std::path::PathBuf>,
+    exe: PathBuf,
     cmdline: String,
-    netns: Option<u64>,
+    netns: u64,
 }
 
 impl Likeness {
-    fn of(process: &ProcessRef) -> Self {
-        Self {
-            exe: process::exe(process.pid),
-            cmdline: process::cmdline(process.pid),
-            netns: netns::of_process(process.pid).ok().map(|n| n.inode),
-        }
-    }
-
-    fn matches(&self, pid: i32) -> bool {
-        self.exe.is_some()
-            && process::exe(pid) == self.exe
-            && process::cmdline(pid) == self.cmdline
-            && netns::of_process(pid).ok().map(|n| n.inode) == self.netns
+    /// That of a running process.
+    fn of(pid: i32) -> Option<Self> {
+        let netns = netns::of_process(pid).ok()?.inode;
+        Some(Self { exe: process::exe(pid)?, cmdline: process::cmdline(pid), netns })
     }
 }
 
 struct Watcher {
     victim: Victim,
-    likeness: Option<Likeness>,
+    likenesses: Vec<Likeness>,
     signal: i32,
     keep: bool,
     signalled: Vec<ProcessRef>,
@@ -179,14 +171,15 @@ impl Watcher {
 
     /// Processes that have taken the victims' place.
     fn successors(&self, known: &mut Known) -> Vec<ProcessRef> {
-        match (&self.victim, &self.likeness) {
-            (Victim::Processes { .. }, Some(likeness)) => {
+        match &self.victim {
+            Victim::Processes { .. } => {
                 let last = self.signalled.iter().map(|p| p.started).max().unwrap_or(0);
                 known.look(|process| {
-                    process.started >= last && !holds(&self.signalled, process) && likeness.matches(process.pid)
+                    process.started >= last
+                        && !holds(&self.signalled, process)
+                        && Likeness::of(process.pid).is_some_and(|it| self.likenesses.contains(&it))
                 })
             }
-            (Victim::Processes { .. }, None) => Vec::new(),
             _ => members(&self.victim).into_iter().filter(|p| !holds(&self.signalled, p)).collect(),
         }
     }

@@ -82,7 +82,13 @@ impl Host for LocalHost {
                     netns::within(netns, || dataplane::has_clsact(interface.index)).and_then(|r| r).map_err(failed())?;
                 Undo::Clsact { netns: netns.clone(), index: interface.index, name: interface.name.clone(), had_clsact }
             }
-            Change::Attach { .. } | Change::Tag { .. } | Change::DelayLine { .. } | Change::Rule { .. } => {
+            Change::Attach { netns, interface, direction } => Undo::Unlinked {
+                netns: netns.clone(),
+                index: interface.index,
+                name: interface.name.clone(),
+                way: *direction,
+            },
+            Change::Tag { .. } | Change::DelayLine { .. } | Change::Rule { .. } => {
                 Undo::DiesWithAgent
             }
             Change::Sysctl { netns, key, value } => Undo::Sysctl {

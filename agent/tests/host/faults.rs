@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use firedrill_agent::host::{netns, wait_until};
 use firedrill_agent::snapshot::Snapshot;
-use firedrill_model::change::Change;
+use firedrill_agent::undo::Undo;
+use firedrill_model::change::{Change, Way};
 use firedrill_model::receipt::{Effect, Measured, PacketCount, Receipt};
 use serde_json::json;
 
@@ -46,6 +47,7 @@ pub fn thirty_percent_loss_on_a_namespace_are_thirty_percent() {
     let receipt = ended.receipt.expect("a receipt");
     eprintln!("{}", receipt.says);
     assert_eq!(receipt.effect, Effect::Effective);
+    assert!(ended.changes.iter().any(|c| c.note == "detached"), "{:?}", ended.changes);
     let count = packets(&receipt);
     assert!(count.matched >= u64::from(SENT) && count.dropped >= u64::from(lost), "{count:?}, {lost} lost");
     assert!(near(count.dropped as f64 / count.matched as f64, count.matched as f64), "{count:?}");
@@ -178,4 +180,23 @@ pub fn parameters_are_restored_though_the_process_that_named_the_namespace_has_e
     assert!(ended.changes.iter().all(|c| c.error.is_none()), "{:?}", ended.changes);
     assert_eq!(parameter(), "0");
     assert!(bench.agent.stop().left_over.is_empty());
+}
+
+pub fn a_program_that_is_still_attached_is_not_called_gone() {
+    let (pair, bench) = (Pair::new(), Bench::new());
+    let found = bench.resolve(pair.a.spec());
+    let interface = found.netns.as_ref().expect("a namespace").interfaces[0].clone();
+    let inverse =
+        Undo::Unlinked { netns: pair.a.reference(), index: interface.index, name: interface.name, way: Way::Egress };
+    if !bench.agent.host().tcx {
+        println!("\nUNSUPPORTED: this kernel has no tcx links");
+        return;
+    }
+    assert_eq!(inverse.revert().expect("nothing is there"), "detached");
+    let loss = fault("loss", json!({"percent": "1%"}));
+    bench.agent.inject(&found, &loss, LONG).expect("injected");
+    let error = inverse.revert().expect_err("it is in force").to_string();
+    assert!(error.contains("still there") && error.contains("bpftool"), "{error}");
+    assert!(bench.agent.stop().left_over.is_empty());
+    assert_eq!(inverse.revert().expect("now it is gone"), "detached");
 }

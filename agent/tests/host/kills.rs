@@ -69,6 +69,23 @@ fn count_alive(seconds: &str) -> usize {
     process::all().iter().filter(|s| process::cmdline(s.process.pid) == format!("sleep {seconds}")).count()
 }
 
+pub fn any_of_several_processes_may_be_the_one_that_comes_back() {
+    // Told apart by their last digit; the first one is nobody's.
+    let common = unique_seconds();
+    let (lone, restarted_one) = (format!("{common}1"), format!("{common}2"));
+    let _orphans = Orphans(restarted_one.clone());
+    let _lone = Process::start(&["sleep", &lone]);
+    let _supervisor = supervisor(&restarted_one);
+    let bench = Bench::new();
+    let both = || bench.agent.resolve(&crate::support::target(sleeps(&common))).is_ok_and(|t| t.processes.len() == 2);
+    eventually("both run", both);
+    bench.agent.inject(&bench.resolve(sleeps(&common)), &fault("kill", json!({})), LONG).expect("killed");
+    assert!(wait_until(SOON, || count(&bench).downtime.is_some()), "one came back");
+    restarted(&count(&bench));
+    assert_eq!(count(&bench).gone, 2);
+    bench.agent.stop();
+}
+
 pub fn the_downtime_of_a_restarted_group_is_measured() {
     let group = Group::new("killed");
     // The supervisor is outside the group, as systemd is.

@@ -57,8 +57,10 @@ fn main() -> ExitCode {
             a_partitioned_group_hears_nothing_and_its_neighbour_everything,
             two_faults_on_one_namespace_share_what_is_attached,
             a_second_delay_does_not_take_the_first_ones_tap_for_an_interface,
-            parameters_are_restored_though_the_process_that_named_the_namespace_has_ended;
+            parameters_are_restored_though_the_process_that_named_the_namespace_has_ended,
+            a_program_that_is_still_attached_is_not_called_gone;
         kills: the_downtime_of_a_restarted_process_is_measured,
+            any_of_several_processes_may_be_the_one_that_comes_back,
             the_downtime_of_a_restarted_group_is_measured,
             what_comes_back_is_killed_again_when_asked_for,
             a_successor_that_is_slow_to_end_is_counted_once,
