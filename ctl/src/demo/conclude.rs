@@ -46,6 +46,11 @@ impl Outcome {
         }
     }
 
+    /// Whether a person ended it, so that it says nothing about the shop.
+    pub fn was_stopped(&self) -> bool {
+        self.run.aborted.as_ref().is_some_and(|(_, why, _)| why.starts_with("stopped by "))
+    }
+
     /// Whether nothing was injected, for example because the host was too busy for a steady state.
     pub fn never_began(&self) -> bool {
         self.run.steps.iter().all(|s| s.began.is_none())

@@ -160,12 +160,12 @@ impl<'a> Demo<'a> {
         let agent = tokio::task::block_in_place(|| verb::start_agent(self.places, "the demo's drills"))?;
         for (number, drill) in DRILLS.iter().enumerate() {
             let mut outcome = self.drill(number + 1, drill, &agent, stage, signals).await?;
-            if !outcome.was_judged() && outcome.never_began() {
+            if !outcome.was_judged() && !outcome.was_stopped() && outcome.never_began() {
                 // Nothing was injected: a host that was busy for a moment gets a second chance, and is told so.
                 self.tell.again();
                 outcome = self.drill(number + 1, drill, &agent, stage, signals).await?;
             }
-            let stopped = outcome.run.aborted.as_ref().is_some_and(|(_, why, _)| why.starts_with("stopped by "));
+            let stopped = outcome.was_stopped();
             results.outcomes.push(outcome);
             if stopped {
                 return Err(Stop::Signal("you"));

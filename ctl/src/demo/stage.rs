@@ -25,6 +25,9 @@ pub const PORT: u16 = 8080;
 const HUB: &str = "hub";
 /// Where the users are.
 pub const CLIENT: &str = "client";
+/// The group of the Firedrill that is killed on purpose. It is in the stage's, so that it falls with the stage when
+/// the demo itself is killed.
+pub const VICTIM: &str = "firedrill";
 
 /// A node of the stage.
 struct Node {
@@ -86,7 +89,7 @@ pub fn plan(prefix: &str, program: &str, ipv6: bool) -> Plan {
     changes.extend(NODES.iter().map(|node| wire(prefix, node, ipv6)));
     // The group of the whole stage first: a group needs its parent.
     changes.push(Change::MakeCgroup { path: prefix.to_owned() });
-    let running = || [HUB].into_iter().chain(NODES.iter().filter(|n| n.role.is_some()).map(|n| n.name));
+    let running = || [HUB, VICTIM].into_iter().chain(NODES.iter().filter(|n| n.role.is_some()).map(|n| n.name));
     changes.extend(running().map(|name| Change::MakeCgroup { path: cgroup(prefix, name) }));
     let spawn = |node: &str, args: Vec<String>| Change::Spawn {
         name: node.to_owned(),

@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use firedrill_agent::host::cgroup;
 use firedrill_agent::snapshot::{Difference, Snapshot};
 use firedrill_model::event::Sample;
 use firedrill_model::log::Run;
@@ -15,7 +16,7 @@ use firedrill_model::units::Span;
 use firedrill_verifier::probe::Runner;
 use tokio::sync::mpsc;
 
-use super::drills;
+use super::{drills, stage};
 use crate::cli::Places;
 
 /// Time between two of our own probes: the resolution of the result.
@@ -175,7 +176,12 @@ impl Victim {
             .stderr(output)
             .spawn()
             .context("cannot start the Firedrill that is to be killed")?;
-        Ok(Self { child, log, started: std::time::SystemTime::now() })
+        let victim = Self { child, log, started: std::time::SystemTime::now() };
+        let root = cgroup::mount_point().context("no cgroup v2 hierarchy is mounted")?;
+        let procs = root.join(stage::cgroup(setting.prefix, stage::VICTIM)).join("cgroup.procs");
+        fs::write(&procs, victim.child.id().to_string())
+            .with_context(|| format!("cannot write {}", procs.display()))?;
+        Ok(victim)
     }
 
     /// Waits until its log says that all its faults are in force. The folder of its run.

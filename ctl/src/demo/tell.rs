@@ -71,7 +71,7 @@ impl Teller {
         let at = words::secs(since_start.as_secs_f64());
         self.say(&format!("    {head} {}", self.paint.dim(&format!("({at} after the start)"))));
         self.say(&indented(outcome.finding()));
-        if !outcome.as_expected() {
+        if !outcome.as_expected() && !outcome.was_stopped() {
             let expected = index::expected(outcome.drill.expected);
             let text = format!("expected was {expected}: it came out otherwise on this host");
             self.say(&self.paint.tone(Tone::Warn, &indented(&text)));
