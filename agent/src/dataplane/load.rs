@@ -8,7 +8,8 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader, include_bytes_aligned,
     maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues},
-    programs::{CgroupSock, ProgramError, SchedClassifier, TcAttachType},
+    programs::{CgroupSock, ProgramError, ProgramType, SchedClassifier, TcAttachType},
+    sys::{BpfHelper, is_helper_supported},
     util::nr_cpus,
 };
 use firedrill_abi::{Counters, Interface, Rule};
@@ -28,6 +29,8 @@ const TAG_CGROUP: &str = "fdrill_tag_cg";
 /// What the kernel can do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Support {
+    /// `bpf_loop` (kernels from 5.17), without which the programs do not load.
+    pub bpf_loop: bool,
     /// tcx links, which end with the process (kernels from 6.6). Else `clsact` filters are used.
     pub tcx: bool,
     /// A TUN/TAP driver, without which nothing can be delayed.
@@ -37,6 +40,7 @@ pub struct Support {
 /// Asks the kernel.
 pub fn kernel_support() -> Support {
     Support {
+        bpf_loop: is_helper_supported(ProgramType::SchedClassifier, BpfHelper::BPF_FUNC_loop).unwrap_or(false),
         // Every namespace has a loopback interface; a kernel without tcx does not know the question.
         tcx: SchedClassifier::query_tcx("lo", TcAttachType::Ingress).is_ok(),
         tap: std::path::Path::new("/dev/net/tun").exists(),

@@ -32,10 +32,12 @@ mod error;
 mod frame;
 mod histogram;
 mod line;
+mod lines;
 mod load;
 mod netns;
 mod queue;
 mod rule;
+mod rules;
 mod tags;
 
 use std::{
@@ -43,14 +45,11 @@ use std::{
     fmt, io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::Arc,
 };
 
 use aya::{Ebpf, maps::MapError};
-use firedrill_abi::{
-    ACTION_DROP, Hook, Interface, MAX_INTERFACES, MAX_LINES, MAX_RULES, REINJECT_INGRESS, Rule, STAGE_EGRESS,
-    STAGE_INGRESS, TAP_PREFIX,
-};
+use firedrill_abi::{MAX_INTERFACES, Rule, TAP_PREFIX};
 
 pub use self::{
     attach::{AttachMode, Attachment, Direction},
@@ -66,11 +65,11 @@ pub use crate::sys::clock::monotonic_ns;
 
 use self::{
     attach::Hooked,
-    line::{Line, LineParts, Records},
+    line::{Line, Records},
     load::Maps,
     tags::Tags,
 };
-use crate::sys::{bpf::Shared, mmap::LineTable, tun};
+use crate::sys::{mmap::LineTable, tun};
 
 /// A rule in force. Never given twice by one data plane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -280,171 +279,6 @@ impl DataPlane {
         stopped.and(published).and(detached)
     }
 
-    /// Puts a rule in force at every attached hook to which it applies, now and later.
-    ///
-    /// # Errors
-    /// It cannot be expressed, or all rules are taken.
-    pub fn add_rule(&mut self, spec: RuleSpec) -> Result<RuleId, DataPlaneError> {
-        let encoded = spec.encode()?;
-        let used = self.rules.values().fold(0u64, |used, rule| used | 1 << rule.slot);
-        let slot = (!used).trailing_zeros();
-        if slot >= MAX_RULES {
-            return Err(DataPlaneError::Exhausted { what: "packet rules", limit: MAX_RULES });
-        }
-        self.maps.reset_counters(slot)?;
-        self.records[slot as usize].reset(spec.expires_ns);
-        self.maps.rules.set(slot, Shared(encoded), 0).map_err(map_error("RULES"))?;
-        let id = RuleId(self.next_rule);
-        self.next_rule += 1;
-        self.rules.insert(id, ActiveRule { slot, spec, encoded });
-        self.publish_all()?;
-        Ok(id)
-    }
-
-    /// Changes what a rule in force does, not which packets it is for.
-    ///
-    /// # Errors
-    /// No such rule, numbers out of range, or another kind of action.
-    pub fn update_rule(&mut self, id: RuleId, action: Action) -> Result<(), DataPlaneError> {
-        let rule = self.rules.get_mut(&id).ok_or(DataPlaneError::NoSuchRule(id.0))?;
-        let mut encoded = rule.encoded;
-        rule::set_action(&mut encoded, action)?;
-        if encoded.action != rule.encoded.action {
-            return Err(RuleError::KindChanged.into());
-        }
-        self.maps.rules.set(rule.slot, Shared(encoded), 0).map_err(map_error("RULES"))?;
-        rule.encoded = encoded;
-        rule.spec.action = action;
-        Ok(())
-    }
-
-    /// Moves the time (`CLOCK_MONOTONIC`, nanoseconds) from which a rule is ignored, and packets are no longer held.
-    ///
-    /// # Errors
-    /// No such rule, or the map refuses.
-    pub fn set_expiry(&mut self, id: RuleId, expires_ns: u64) -> Result<(), DataPlaneError> {
-        let rule = self.rules.get_mut(&id).ok_or(DataPlaneError::NoSuchRule(id.0))?;
-        let encoded = Rule { expires_ns, ..rule.encoded };
-        self.records[rule.slot as usize].expires_ns.store(expires_ns, Relaxed);
-        self.maps.rules.set(rule.slot, Shared(encoded), 0).map_err(map_error("RULES"))?;
-        rule.encoded = encoded;
-        rule.spec.expires_ns = expires_ns;
-        Ok(())
-    }
-
-    /// Ends a rule, after sending on in order what it holds, and gives what it did. `None`: it had ended before.
-    ///
-    /// # Errors
-    /// A map refuses, or a line does not answer; the rule is out of force all the same unless the map refused.
-    pub fn remove_rule(&mut self, id: RuleId) -> Result<Option<Counters>, DataPlaneError> {
-        let Some(rule) = self.rules.get(&id) else {
-            return Ok(None);
-        };
-        let (slot, delays) = (rule.slot, rule.spec.delays());
-        let mut released = Ok(());
-        if delays {
-            // New packets still go through the line, without delay, so that they stay behind those that it holds.
-            let encoded = Rule { delay_ns: 0, jitter_ns: 0, ..rule.encoded };
-            self.maps.rules.set(slot, Shared(encoded), 0).map_err(map_error("RULES"))?;
-            released = self.release(1 << slot);
-        }
-        let removed = self.rules.remove(&id);
-        if let Err(error) = self.publish_all() {
-            self.rules.extend(removed.map(|rule| (id, rule)));
-            return Err(error);
-        }
-        if delays {
-            // Those that came between are on their way now.
-            released = released.and(self.release(1 << slot));
-        }
-        let counters = self.read_counters(slot)?;
-        self.maps.rules.set(slot, Shared(Rule::default()), 0).map_err(map_error("RULES"))?;
-        released.map(|()| Some(counters))
-    }
-
-    /// What a rule has done so far.
-    ///
-    /// # Errors
-    /// No such rule, or the map refuses.
-    pub fn counters(&self, id: RuleId) -> Result<Counters, DataPlaneError> {
-        let rule = self.rules.get(&id).ok_or(DataPlaneError::NoSuchRule(id.0))?;
-        self.read_counters(rule.slot)
-    }
-
-    /// The rules in force, in the order in which they were added.
-    pub fn rules(&self) -> impl Iterator<Item = (RuleId, &RuleSpec)> {
-        self.rules.iter().map(|(id, rule)| (*id, &rule.spec))
-    }
-
-    /// Starts the delay line of an attached hook: makes a TAP in the namespace and a thread. On `lo` see the module about
-    /// its preconditions.
-    ///
-    /// # Errors
-    /// Nothing is attached there, it has a line already, or the TAP cannot be made.
-    pub fn delay_line_start(&mut self, ifindex: u32, direction: Direction) -> Result<LineInfo, DataPlaneError> {
-        let hook = self.hooks.get(&(ifindex, direction)).ok_or(DataPlaneError::NotAttached { ifindex, direction })?;
-        let name = hook.name.clone();
-        let failed = |what| {
-            let name = name.clone();
-            move |source| DataPlaneError::DelayLine { name, what, source }
-        };
-        if hook.line.is_some() {
-            return Err(failed("starting")(io::Error::other("it has one already")));
-        }
-        let used =
-            self.hooks.values().filter_map(|hook| hook.line.as_ref()).fold(0u64, |used, line| used | 1 << line.slot);
-        let slot = (!used).trailing_zeros();
-        if slot >= MAX_LINES {
-            return Err(DataPlaneError::Exhausted { what: "delay lines", limit: MAX_LINES });
-        }
-        let (bpf, mode) = (&mut self.bpf, self.mode);
-        let (tap, tap_ifindex, reinject, target) = in_netns(&self.netns, || {
-            let hardware = check_interface(ifindex, &name)?;
-            let tap = tun::create_tap(&format!("{TAP_PREFIX}%d")).map_err(failed("making a TAP"))?;
-            let tap_ifindex = index_of(&tap.name).map_err(failed("finding the TAP"))?;
-            quiet(&tap.name).map_err(failed("switching IPv6 off on the TAP"))?;
-            let (reinject, _) = attach::attach(bpf, load::REINJECT, mode, tap_ifindex, &tap.name, Direction::Ingress)?;
-            tun::bring_up(&tap.name, line::QUEUE_LEN, line::TAP_MTU).map_err(failed("bringing the TAP up"))?;
-            Ok((tap, tap_ifindex, reinject, target(ifindex, direction, hardware)))
-        })?;
-        let info = LineInfo { tap_name: tap.name.clone(), tap_ifindex };
-        self.maps.reset_refused(slot)?;
-        self.maps.taps.insert(tap_ifindex, slot, 0).map_err(map_error("TAPS"))?;
-        let line = Line::start(LineParts {
-            tap,
-            table: Arc::clone(&self.table),
-            slot,
-            nonce: self.nonce,
-            records: Arc::clone(&self.records),
-        })?;
-        self.table.switch_on(slot, &firedrill_abi::Line { tap_ifindex, heartbeat_ns: monotonic_ns(), ..target });
-        if let Some(hook) = self.hooks.get_mut(&(ifindex, direction)) {
-            hook.line = Some(ActiveLine { slot, tap_ifindex, line, reinject });
-        }
-        self.publish(ifindex)?;
-        Ok(info)
-    }
-
-    /// Stops a delay line: sends on in order what it holds, and removes the TAP. No line there is no error.
-    ///
-    /// # Errors
-    /// The thread did not answer or had failed; the line is gone all the same.
-    pub fn delay_line_stop(&mut self, ifindex: u32, direction: Direction) -> Result<LineTotals, DataPlaneError> {
-        let Some(mut active) = self.hooks.get_mut(&(ifindex, direction)).and_then(|hook| hook.line.take()) else {
-            return Ok(LineTotals::default());
-        };
-        let tap_name = active.line.tap_name.clone();
-        let tap_full = in_netns(&self.netns, || Ok(dropped_by(&tap_name))).unwrap_or(0);
-        let stopped = active.line.stop();
-        let published = self.publish(ifindex);
-        let refused = self.maps.refused(active.slot)?;
-        let removed = match self.maps.taps.remove(&active.tap_ifindex) {
-            Err(MapError::KeyNotFound) => Ok(()),
-            result => result.map_err(map_error("TAPS")),
-        };
-        stopped.and(published).and(removed).map(|()| LineTotals { tap_full, refused })
-    }
-
     /// A new tag for the sockets of a target. There are 64 in the life of a data plane.
     ///
     /// # Errors
@@ -464,7 +298,7 @@ impl DataPlane {
 
     /// Tags the sockets that a process makes from now on; `cgroup` is the directory of the cgroup that it is in.
     /// For those that exist, as for [`DataPlane::tag_cgroup`]. A listening socket that it shares with others (a pre-fork
-    /// server) tags what any of them accepts.
+    /// server) is spared, and what it accepts from that is tagged by the next scan.
     ///
     /// # Errors
     /// The process is gone, or as for [`DataPlane::tag_cgroup`].
@@ -521,72 +355,6 @@ impl DataPlane {
         }
         result
     }
-
-    fn release(&self, rules: u64) -> Result<(), DataPlaneError> {
-        let mut result = Ok(());
-        for line in self.hooks.values().filter_map(|hook| hook.line.as_ref()) {
-            result = result.and(line.line.release(rules));
-        }
-        result
-    }
-
-    fn read_counters(&self, slot: u32) -> Result<Counters, DataPlaneError> {
-        let kernel = self.maps.counters(slot)?;
-        let record = &self.records[slot as usize];
-        Ok(Counters {
-            matched: kernel.matched,
-            bytes: kernel.bytes,
-            dropped: kernel.dropped,
-            diverted: kernel.diverted,
-            passed: kernel.passed,
-            overflowed: record.overflowed.load(Relaxed),
-            lost: record.lost.load(Relaxed),
-            delays: record.delays.snapshot(),
-        })
-    }
-
-    fn publish_all(&mut self) -> Result<(), DataPlaneError> {
-        let mut interfaces: Vec<u32> = self.hooks.keys().map(|(ifindex, _)| *ifindex).collect();
-        interfaces.dedup();
-        interfaces.into_iter().try_for_each(|ifindex| self.publish(ifindex))
-    }
-
-    /// Tells the kernel which rules and lines an interface has; the entry is replaced as a whole.
-    fn publish(&mut self, ifindex: u32) -> Result<(), DataPlaneError> {
-        let entry = Interface {
-            egress: self.hook(ifindex, Direction::Egress),
-            ingress: self.hook(ifindex, Direction::Ingress),
-        };
-        let attached = self.hooks.keys().any(|(other, _)| *other == ifindex);
-        let result = if attached {
-            self.maps.interfaces.insert(ifindex, Shared(entry), 0)
-        } else {
-            match self.maps.interfaces.remove(&ifindex) {
-                Err(MapError::KeyNotFound) => Ok(()),
-                result => result,
-            }
-        };
-        result.map_err(map_error("INTERFACES"))
-    }
-
-    fn hook(&self, ifindex: u32, direction: Direction) -> Hook {
-        let Some(active) = self.hooks.get(&(ifindex, direction)) else {
-            return Hook::default();
-        };
-        let mut hook = Hook { line: active.line.as_ref().map_or(0, |line| line.slot + 1), ..Hook::default() };
-        for rule in self.rules.values().filter(|rule| rule.spec.applies(ifindex, direction)) {
-            let bit = 1 << rule.slot;
-            if rule.encoded.action == ACTION_DROP {
-                hook.drops |= bit;
-            } else {
-                hook.delays |= bit;
-            }
-            if rule.encoded.tag_mask != 0 {
-                hook.tagged |= bit;
-            }
-        }
-        hook
-    }
 }
 
 impl Drop for DataPlane {
@@ -620,37 +388,6 @@ fn index_of(ifname: &str) -> io::Result<u32> {
     Ok(nix::net::if_::if_nametoindex(ifname)?)
 }
 
-/// Where a line sends packets on: at the hook where they were taken, but on the loopback interface always at ingress,
-/// since there a packet that is sent a second time gets lost.
-fn target(ifindex: u32, direction: Direction, hardware: u16) -> firedrill_abi::Line {
-    let at_ingress = direction == Direction::Ingress || hardware == tun::HARDWARE_LOOPBACK;
-    firedrill_abi::Line {
-        target_ifindex: ifindex,
-        reinject_flags: if at_ingress { REINJECT_INGRESS } else { 0 },
-        stage: match direction {
-            Direction::Egress => STAGE_EGRESS,
-            Direction::Ingress => STAGE_INGRESS,
-        },
-        ..firedrill_abi::Line::default()
-    }
-}
-
-/// Keeps the kernel from sending anything of its own over a TAP.
-fn quiet(tap: &str) -> io::Result<()> {
-    match std::fs::write(format!("/proc/sys/net/ipv6/conf/{tap}/disable_ipv6"), "1") {
-        // A kernel without IPv6.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result,
-    }
-}
-
-/// Packets that the TAP had no room for: the twelfth number of its line in /proc/net/dev.
-fn dropped_by(tap: &str) -> u64 {
-    let table = std::fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default();
-    let line = table.lines().find_map(|line| line.trim_start().strip_prefix(tap)?.strip_prefix(':'));
-    line.and_then(|numbers| numbers.split_whitespace().nth(11)).and_then(|number| number.parse().ok()).unwrap_or(0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -662,13 +399,5 @@ mod tests {
         assert!(!is_own_tap("fdl"));
         assert!(!is_own_tap("fdlink0"));
         assert!(!is_own_tap("eth0"));
-    }
-
-    #[test]
-    fn only_the_loopback_gets_packets_taken_at_egress_back_at_ingress() {
-        let flags = |direction, hardware| target(1, direction, hardware).reinject_flags;
-        assert_eq!(flags(Direction::Egress, tun::HARDWARE_ETHERNET), 0);
-        assert_eq!(flags(Direction::Ingress, tun::HARDWARE_ETHERNET), REINJECT_INGRESS);
-        assert_eq!(flags(Direction::Egress, tun::HARDWARE_LOOPBACK), REINJECT_INGRESS);
     }
 }

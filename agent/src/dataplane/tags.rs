@@ -6,9 +6,9 @@
 //! Bits are not handed out twice: a socket keeps its bits for life, and a reused one would hit a stranger.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     fs::{self, File},
-    io,
+    io, mem,
     os::{
         fd::{AsFd, OwnedFd},
         unix::fs::MetadataExt,
@@ -24,7 +24,7 @@ use aya::{
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 
 use super::error::DataPlaneError;
-use crate::sys::sockets::{pidfd_getfd, pidfd_open, socket_domain};
+use crate::sys::sockets::{pidfd_getfd, pidfd_open, socket_option};
 
 /// Tags of one data plane, over its life.
 const MAX_TAGS: u32 = u64::BITS;
@@ -47,14 +47,31 @@ pub struct Rescan {
     pub tagged: usize,
     /// IP sockets that have it, in all.
     pub sockets: usize,
+    /// Listening sockets that were spared now, because processes that are not in scope have them open too: what they accept
+    /// must not inherit the tag. What the process itself accepts from them gets it by the next scan.
+    pub shared_listeners: usize,
 }
 
 #[derive(Debug, Default)]
 struct Holder {
+    /// Where the tagging program is attached for this tag.
     cgroups: Vec<u64>,
+    /// How many of them were named as a target, and are not there for a process.
+    cgroups_named: usize,
     processes: Vec<(u32, OwnedFd)>,
-    /// Inodes of the sockets that the last scan saw, so that the next one only opens new ones.
-    seen: HashSet<u64>,
+    /// Inodes of the sockets that the last scan saw, and whether they have the tag, so that the next only opens new ones.
+    seen: HashMap<u64, bool>,
+}
+
+/// One pass over the descriptors of some processes.
+struct Scan<'a> {
+    tag: Tag,
+    pids: &'a [u32],
+    spare_shared_listeners: bool,
+    seen: HashMap<u64, bool>,
+    found: HashMap<u64, bool>,
+    tagged: usize,
+    shared_listeners: usize,
 }
 
 /// The link of the tagging program at a cgroup, and how many tags need it.
@@ -121,7 +138,9 @@ impl Tags {
         let id = self.attach(bpf, path)?;
         let mask = self.cgroup_tags.get(&id, 0).unwrap_or(0) | tag.mask();
         self.cgroup_tags.insert(id, mask, 0).map_err(map_error("CGROUP_TAGS"))?;
-        self.holders.entry(tag).or_default().cgroups.push(id);
+        let holder = self.holders.entry(tag).or_default();
+        holder.cgroups.push(id);
+        holder.cgroups_named += 1;
         Ok(())
     }
 
@@ -147,12 +166,20 @@ impl Tags {
     /// Tags the IP sockets that these processes have open.
     pub(super) fn rescan(&mut self, tag: Tag, pids: &[u32]) -> Result<Rescan, DataPlaneError> {
         self.forget_dead(tag)?;
-        let seen = self.holders.get_mut(&tag).map(|holder| std::mem::take(&mut holder.seen)).unwrap_or_default();
-        let mut found = HashSet::new();
-        let mut result = Rescan::default();
+        let holder = self.holders.entry(tag).or_default();
+        let mut scan = Scan {
+            tag,
+            pids,
+            // A cgroup's listener may come from a service manager; a process's from a sibling, whose clients must not suffer.
+            spare_shared_listeners: holder.cgroups_named == 0,
+            seen: mem::take(&mut holder.seen),
+            found: HashMap::new(),
+            tagged: 0,
+            shared_listeners: 0,
+        };
         for pid in pids {
-            match self.scan_process(tag, *pid, &seen, &mut found) {
-                Ok(tagged) => result.tagged += tagged,
+            match self.scan_process(&mut scan, *pid) {
+                Ok(()) => {}
                 // It ended, or closed the socket, meanwhile.
                 Err(error) if matches!(error.raw_os_error(), Some(libc::ESRCH | libc::ENOENT)) => {}
                 Err(source) => {
@@ -160,41 +187,50 @@ impl Tags {
                 }
             }
         }
-        result.sockets = found.len();
-        self.holders.entry(tag).or_default().seen = found;
-        Ok(result)
+        let sockets = scan.found.values().filter(|tagged| **tagged).count();
+        let shared_listeners = scan.shared_listeners;
+        self.holders.entry(tag).or_default().seen = scan.found;
+        Ok(Rescan { tagged: scan.tagged, sockets, shared_listeners })
     }
 
-    fn scan_process(&mut self, tag: Tag, pid: u32, seen: &HashSet<u64>, found: &mut HashSet<u64>) -> io::Result<usize> {
+    fn scan_process(&mut self, scan: &mut Scan<'_>, pid: u32) -> io::Result<()> {
         let pidfd = pidfd_open(pid)?;
-        let mut tagged = 0;
         for (number, inode) in socket_descriptors(pid)? {
-            if found.contains(&inode) {
+            if scan.found.contains_key(&inode) {
                 continue;
             }
-            if seen.contains(&inode) {
-                found.insert(inode);
+            if let Some(tagged) = scan.seen.get(&inode) {
+                scan.found.insert(inode, *tagged);
                 continue;
             }
             let socket = match pidfd_getfd(pidfd.as_fd(), number) {
-                Ok(socket) => socket,
+                Ok(socket) => File::from(socket),
                 Err(error) if error.raw_os_error() == Some(libc::EBADF) => continue,
                 Err(error) => return Err(error),
             };
             // Another socket may have the number by now; the tag goes to what we hold, so it must be the one we saw.
-            let file = File::from(socket);
-            if file.metadata()?.ino() != inode {
+            if socket.metadata()?.ino() != inode {
                 continue;
             }
-            if !matches!(socket_domain(file.as_fd()), Ok(libc::AF_INET | libc::AF_INET6)) {
-                continue;
-            }
-            let mask = self.socket_tags.get(&file, 0).unwrap_or(0) | tag.mask();
-            self.socket_tags.insert(&file, mask, 0).map_err(|error| io::Error::other(super::chain(&error)))?;
-            found.insert(inode);
-            tagged += 1;
+            let wanted = self.tag_socket(scan, &socket, inode)?;
+            scan.found.insert(inode, wanted);
         }
-        Ok(tagged)
+        Ok(())
+    }
+
+    fn tag_socket(&mut self, scan: &mut Scan<'_>, socket: &File, inode: u64) -> io::Result<bool> {
+        if !matches!(socket_option(socket.as_fd(), libc::SO_DOMAIN), Ok(libc::AF_INET | libc::AF_INET6)) {
+            return Ok(false);
+        }
+        let listening = socket_option(socket.as_fd(), libc::SO_ACCEPTCONN).unwrap_or(0) != 0;
+        if scan.spare_shared_listeners && listening && shared_with_others(inode, scan.pids) {
+            scan.shared_listeners += 1;
+            return Ok(false);
+        }
+        let mask = self.socket_tags.get(socket, 0).unwrap_or(0) | scan.tag.mask();
+        self.socket_tags.insert(socket, mask, 0).map_err(|error| io::Error::other(super::chain(&error)))?;
+        scan.tagged += 1;
+        Ok(true)
     }
 
     /// A number that a dead process had may be another's soon.
@@ -302,6 +338,23 @@ fn socket_descriptors(pid: u32) -> io::Result<Vec<(i32, u64)>> {
         }
     }
     Ok(sockets)
+}
+
+/// Whether a process that is not one of `pids` has the socket open. Process 1 does not count: it hands sockets out. Of
+/// this process the one descriptor with which we look at the socket does not.
+fn shared_with_others(inode: u64, pids: &[u32]) -> bool {
+    let Ok(processes) = fs::read_dir("/proc") else {
+        return false;
+    };
+    processes
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()))
+        .filter(|pid| *pid != 1 && !pids.contains(pid))
+        .any(|pid| {
+            let sockets = socket_descriptors(pid).unwrap_or_default();
+            let open = sockets.iter().filter(|(_, other)| *other == inode).count();
+            open > usize::from(pid == std::process::id())
+        })
 }
 
 /// The inode in `socket:[12345]`.

@@ -5,3 +5,4 @@ pub mod mmap;
 pub mod sockets;
 pub mod tun;
 pub mod signals;
+pub mod thread;

@@ -25,18 +25,18 @@ pub fn pidfd_getfd(pidfd: BorrowedFd<'_>, target: i32) -> io::Result<OwnedFd> {
     owned(fd)
 }
 
-/// The address family of a socket.
+/// An option of a socket whose value is a number, at level `SOL_SOCKET`.
 ///
 /// # Errors
-/// ENOTSOCK for other descriptors.
-pub fn socket_domain(socket: BorrowedFd<'_>) -> io::Result<i32> {
-    let mut domain: libc::c_int = 0;
+/// ENOTSOCK for other descriptors, ENOPROTOOPT for other options.
+pub fn socket_option(socket: BorrowedFd<'_>, option: libc::c_int) -> io::Result<i32> {
+    let mut value: libc::c_int = 0;
     let mut len = size_of::<libc::c_int>() as libc::socklen_t;
-    // SAFETY: the kernel writes at most `len` bytes to `domain`.
+    // SAFETY: the kernel writes at most `len` bytes to `value`.
     let result = unsafe {
-        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_DOMAIN, (&raw mut domain).cast(), &raw mut len)
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, option, (&raw mut value).cast(), &raw mut len)
     };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(domain) }
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(value) }
 }
 
 fn owned(fd: libc::c_long) -> io::Result<OwnedFd> {

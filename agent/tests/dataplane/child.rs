@@ -29,11 +29,17 @@ pub struct Peer {
 
 impl Peer {
     pub fn start(netns: &Netns) -> Self {
+        Self::start_with(netns, Stdio::inherit())
+    }
+
+    /// One that has `inherited` open, where its errors would go.
+    pub fn start_with(netns: &Netns, inherited: Stdio) -> Self {
         let mut child = Command::new(std::env::current_exe().expect("own path"))
             .args(["--exact", "child::peer", "--ignored", "--nocapture"])
             .env(NETNS, format!("/proc/{}/fd/{}", std::process::id(), netns.fd().as_raw_fd()))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            .stderr(inherited)
             .spawn()
             .expect("spawn");
         let input = child.stdin.take().expect("piped");

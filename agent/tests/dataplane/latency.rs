@@ -12,7 +12,8 @@ use firedrill_agent::dataplane::{Action, DataPlane, Direction, Protocol, RuleSpe
 use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::support::{
-    A4, A6, B4, B6, Netns, Pair, address, delay_ms, drop_share, needs_root, one_way, port, quantile_ms,
+    A4, A6, B4, B6, Netns, Pair, address, assert_delayed, assert_undelayed, delay_ms, drop_share, needs_root, one_way,
+    port, quantile_ms,
 };
 
 fn socket(ip: &str) -> String {
@@ -35,16 +36,15 @@ fn loopback_is_delayed(ip: &str, direction: Direction) {
     let egress = direction == Direction::Egress;
     let rule = plane.add_rule(RuleSpec { egress, ingress: !egress, ..delay_ms(50, 0) }).unwrap();
     let delayed = one_way(&from, &to, 200, Duration::from_millis(2));
-    assert!(delayed.iter().all(Option::is_some), "nothing is lost: {delayed:?}");
     let (p50, p99) = (quantile_ms(&delayed, 0.5), quantile_ms(&delayed, 0.99));
     eprintln!("lo {ip} {direction}: p50 {p50:.3} p99 {p99:.3} ms");
-    assert!((50.0..55.0).contains(&p50), "{p50}");
+    assert_delayed(&delayed, 50.0, ip);
     let counters = plane.remove_rule(rule).unwrap().unwrap();
     assert_eq!((counters.matched, counters.diverted, counters.delays.count()), (200, 200, 200));
-    let median = counters.delays.quantile(0.5).unwrap();
-    assert!((Duration::from_millis(48)..Duration::from_millis(57)).contains(&median), "{median:?}");
+    let measured = counters.delays.min().unwrap();
+    assert!((Duration::from_millis(50)..Duration::from_millis(55)).contains(&measured), "{measured:?}");
     let after = one_way(&from, &to, 50, Duration::from_millis(1));
-    assert!(quantile_ms(&after, 0.5) < 5.0);
+    assert_undelayed(&after, "after the rule");
 }
 
 #[test]
@@ -66,24 +66,29 @@ fn the_loopback_can_be_delayed_at_ingress_too() {
     loopback_is_delayed("::1", Direction::Ingress);
 }
 
-/// Connects, and gives the time of the handshake and of one question and answer.
-fn tcp_times(netns: &Netns, server: &Netns, at: SocketAddr) -> (Duration, Duration) {
-    let listener = server.listen(&at.to_string());
+/// Connects, and gives the least time of three handshakes and of three questions with their answers.
+fn tcp_times(netns: &Netns, at: SocketAddr) -> [Duration; 2] {
+    let listener = netns.listen(&at.to_string());
     thread::scope(|scope| {
         scope.spawn(|| {
-            let (mut stream, _) = listener.accept().unwrap();
-            let mut question = [0; 4];
-            stream.read_exact(&mut question).unwrap();
-            stream.write_all(&question).unwrap();
+            for _ in 0..3 {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut question = [0; 4];
+                stream.read_exact(&mut question).unwrap();
+                stream.write_all(&question).unwrap();
+            }
         });
-        let start = Instant::now();
-        let mut stream = netns.connect(at).unwrap();
-        let connected = start.elapsed();
-        let start = Instant::now();
-        stream.write_all(b"ping").unwrap();
-        let mut answer = [0; 4];
-        stream.read_exact(&mut answer).unwrap();
-        (connected, start.elapsed())
+        let mut least = [Duration::MAX; 2];
+        for _ in 0..3 {
+            let start = Instant::now();
+            let mut stream = netns.connect(at).unwrap();
+            let connected = start.elapsed();
+            let start = Instant::now();
+            stream.write_all(b"ping").unwrap();
+            stream.read_exact(&mut [0; 4]).unwrap();
+            least = [least[0].min(connected), least[1].min(start.elapsed())];
+        }
+        least
     })
 }
 
@@ -94,9 +99,9 @@ fn tcp_over_the_loopback_takes_a_delay_each_way() {
     let (mut plane, _) = delayed_loopback(&netns, Direction::Egress);
     plane.add_rule(delay_ms(50, 0)).unwrap();
     for ip in ["127.0.0.1", "::1"] {
-        let (connected, answered) = tcp_times(&netns, &netns, address(ip, port()));
-        eprintln!("{ip}: connect {connected:?}, answer {answered:?}");
-        for time in [connected, answered] {
+        let times = tcp_times(&netns, address(ip, port()));
+        eprintln!("{ip}: connect {:?}, answer {:?}", times[0], times[1]);
+        for time in times {
             assert!((Duration::from_millis(100)..Duration::from_millis(120)).contains(&time), "{ip}: {time:?}");
         }
     }
@@ -110,8 +115,7 @@ fn own_addresses_of_other_interfaces_are_delayed_on_the_loopback() {
     plane.add_rule(delay_ms(20, 0)).unwrap();
     for ip in [A4, A6] {
         let (from, to) = (pair.a.udp(&socket(ip)), pair.a.udp(&socket(ip)));
-        let p50 = quantile_ms(&one_way(&from, &to, 50, Duration::from_millis(1)), 0.5);
-        assert!((20.0..25.0).contains(&p50), "{ip}: {p50}");
+        assert_delayed(&one_way(&from, &to, 50, Duration::from_millis(1)), 20.0, ip);
     }
 }
 
@@ -144,11 +148,10 @@ fn fifty_ms_on_a_veth_are_fifty_ms_in_each_direction_and_family() {
             let there = one_way(from, to, 300, Duration::from_millis(1));
             let back = one_way(to, from, 50, Duration::from_millis(1));
             plane.remove_rule(rule).unwrap();
-            assert!(there.iter().chain(&back).all(Option::is_some));
             let (p50, p99) = (quantile_ms(&there, 0.5), quantile_ms(&there, 0.99));
             eprintln!("{a_ip} egress {egress}: p50 {p50:.3} p99 {p99:.3} ms");
-            assert!((50.0..55.0).contains(&p50), "{a_ip}: {p50}");
-            assert!(quantile_ms(&back, 0.5) < 5.0, "the other direction does not move");
+            assert_delayed(&there, 50.0, a_ip);
+            assert_undelayed(&back, "the other direction");
         }
     }
 }
@@ -162,8 +165,7 @@ fn delays_of_two_rules_add_up() {
     let (a, b) = (pair.a.udp(&socket(A4)), pair.b.udp(&socket(B4)));
     plane.add_rule(delay_ms(30, 0)).unwrap();
     plane.add_rule(delay_ms(20, 0)).unwrap();
-    let p50 = quantile_ms(&one_way(&a, &b, 100, Duration::from_millis(1)), 0.5);
-    assert!((50.0..55.0).contains(&p50), "{p50}");
+    assert_delayed(&one_way(&a, &b, 100, Duration::from_millis(1)), 50.0, "30 + 20 ms");
 }
 
 #[test]
@@ -262,7 +264,7 @@ fn a_mark_survives_the_delay_on_the_loopback() {
         let (marked, to) = (netns.udp(&socket(ip)), netns.udp(&socket(ip)));
         setsockopt(&marked.as_fd(), sockopt::Mark, &0xfeed_beef).unwrap();
         let delays = one_way(&marked, &to, 20, Duration::from_millis(1));
-        assert!(quantile_ms(&delays, 0.5) >= 10.0);
+        assert_delayed(&delays, 10.0, ip);
     }
     assert_eq!(counted(&netns), [40]);
 }
@@ -314,7 +316,7 @@ fn stopping_the_line_sends_on_what_it_holds_and_removes_the_tap() {
     }
     assert!(!pair.a.ip("link").contains("fdl"), "the TAP is gone");
     let undelayed = one_way(&a, &b, 20, Duration::from_millis(1));
-    assert!(quantile_ms(&undelayed, 0.5) < 5.0, "without a line packets pass");
+    assert_undelayed(&undelayed, "without a line");
     let (_, rule) = plane.rules().next().map(|(id, _)| (id, plane.counters(id).unwrap())).unwrap();
     assert_eq!(rule.passed, 20, "and are counted");
 }
@@ -368,13 +370,21 @@ fn bulk_tcp_through_the_line_does_not_collapse() {
     let rule = plane.add_rule(delay_ms(5, 0)).unwrap();
     let v4 = throughput(&pair.a, &pair.b, address(B4, port()));
     let v6 = throughput(&pair.a, &pair.b, address(B6, port()));
-    let counters = plane.counters(rule).unwrap();
-    eprintln!("untouched {untouched:.1}, 5 ms: v4 {v4:.1}, v6 {v6:.1} Gbit/s, p50 {:?}", counters.delays.quantile(0.5));
+    let counters = plane.remove_rule(rule).unwrap().unwrap();
+    plane.delay_line_start(va, Direction::Ingress).unwrap();
+    plane.add_rule(RuleSpec { egress: false, ingress: true, ..delay_ms(5, 0) }).unwrap();
+    let ingress = throughput(&pair.b, &pair.a, address(A4, port()));
+    eprintln!(
+        "untouched {untouched:.1}, 5 ms: v4 {v4:.1}, v6 {v6:.1}, ingress {ingress:.1} Gbit/s, p50 {:?}",
+        counters.delays.quantile(0.5)
+    );
     assert_eq!((counters.overflowed, counters.lost), (0, 0));
     let mean = counters.bytes / counters.matched;
     assert!(mean > 4000, "bursts stay whole: {mean} bytes a packet");
-    // One small segment at a time would give a tenth of this, even on a busy machine.
-    assert!(v4 > untouched / 8.0 && v6 > untouched / 8.0, "{untouched} {v4} {v6}");
+    // One small segment at a time gives a twentieth.
+    for delayed in [v4, v6, ingress] {
+        assert!(delayed > untouched / 10.0, "{untouched}: {delayed}");
+    }
 }
 
 #[test]
@@ -388,7 +398,6 @@ fn a_ramp_changes_the_delay_of_a_rule_in_force() {
     for ms in [10, 30, 20] {
         let delay = Duration::from_millis(ms);
         plane.update_rule(rule, Action::Delay { delay, jitter: Duration::ZERO }).unwrap();
-        let p50 = quantile_ms(&one_way(&a, &b, 50, Duration::from_millis(1)), 0.5);
-        assert!((ms as f64..ms as f64 + 5.0).contains(&p50), "{ms}: {p50}");
+        assert_delayed(&one_way(&a, &b, 50, Duration::from_millis(1)), ms as f64, "a step of the ramp");
     }
 }

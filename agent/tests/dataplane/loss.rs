@@ -1,6 +1,6 @@
 //! Loss and partition: how much, of what, and what the sender sees.
 
-use std::{io, net::UdpSocket, time::Duration};
+use std::{io, net::UdpSocket, os::fd::AsRawFd, time::Duration};
 
 use firedrill_agent::dataplane::{Action, Cidr, Direction, Protocol, RuleSpec};
 use nix::sys::socket::{setsockopt, sockopt};
@@ -166,6 +166,55 @@ fn filters_by_port_network_and_protocol_hit_only_what_they_name() {
         assert_eq!(got, expected, "{name}");
         plane.remove_rule(rule).unwrap();
     }
+}
+
+#[test]
+fn fragments_meet_conditions_on_networks_and_only_the_first_those_on_ports() {
+    needs_root!();
+    let pair = Pair::new();
+    let (mut plane, _) = pair.data_plane();
+    for (source, target, network) in [(A4, B4, "10.77.0.0"), (A6, B6, "fd77::")] {
+        let (from, to) = (pair.a.udp(&any(source)), pair.b.udp(&any(target)));
+        to.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        let to_address = to.local_addr().unwrap();
+        let network = Cidr { address: network.parse().unwrap(), prefix: 24 };
+        let all = plane.add_rule(RuleSpec { peers: vec![network], ..udp(0.0) }).unwrap();
+        let port = to_address.port();
+        let first = plane.add_rule(RuleSpec { peer_ports: vec![port..=port], ..udp(0.0) }).unwrap();
+        // Three fragments of at most 1500 bytes.
+        from.send_to(&[7; 4000], to_address).unwrap();
+        assert_eq!(to.recv(&mut [0; 5000]).unwrap(), 4000);
+        assert_eq!(plane.remove_rule(all).unwrap().unwrap().matched, 3, "{source}");
+        assert_eq!(plane.remove_rule(first).unwrap().unwrap().matched, 1, "{source}");
+        let drop = plane.add_rule(RuleSpec { peer_ports: vec![port..=port], ..udp(1.0) }).unwrap();
+        from.send_to(&[7; 4000], to_address).unwrap();
+        assert!(to.recv(&mut [0; 5000]).is_err(), "without its first fragment the datagram is lost");
+        plane.remove_rule(drop).unwrap();
+    }
+}
+
+#[test]
+fn ports_are_found_behind_ipv6_extension_headers() {
+    needs_root!();
+    /// `IPV6_DSTOPTS`, `IPV6_HOPOPTS`: headers in front of what a socket sends.
+    const HEADERS: [i32; 2] = [59, 54];
+    let pair = Pair::new();
+    let (mut plane, _) = pair.data_plane();
+    let (from, to) = (pair.a.udp(&any(A6)), pair.b.udp(&any(B6)));
+    for option in HEADERS {
+        // Next header, length (8 bytes), and padding of 6 bytes.
+        let header = [0u8, 0, 1, 4, 0, 0, 0, 0];
+        // SAFETY: the kernel reads eight bytes.
+        let result = unsafe {
+            libc::setsockopt(from.as_raw_fd(), libc::IPPROTO_IPV6, option, header.as_ptr().cast(), header.len() as u32)
+        };
+        assert_eq!(result, 0, "{}", io::Error::last_os_error());
+    }
+    let port = to.local_addr().unwrap().port();
+    let rule = plane.add_rule(RuleSpec { peer_ports: vec![port..=port], ..udp(1.0) }).unwrap();
+    assert_eq!(lost(&from, &to, 10), 10);
+    assert_eq!(plane.remove_rule(rule).unwrap().unwrap().dropped, 10);
+    assert_eq!(lost(&from, &to, 10), 0);
 }
 
 #[test]

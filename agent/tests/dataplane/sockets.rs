@@ -3,6 +3,7 @@
 use std::{
     io::{Read, Write},
     net::{SocketAddr, UdpSocket},
+    os::fd::OwnedFd,
     time::{Duration, Instant},
 };
 
@@ -41,15 +42,15 @@ impl Street {
     /// The target's datagrams take 50 ms, the neighbour's do not.
     fn only_the_target_is_slow(&mut self) {
         let receiver = self.netns.udp("127.0.0.1:0");
-        let slow = median_ms(&mut self.target, &receiver);
-        let quick = median_ms(&mut self.neighbour, &receiver);
-        assert!((50.0..60.0).contains(&slow), "the target: {slow} ms");
+        let slow = on_the_way_ms(&mut self.target, &receiver);
+        let quick = on_the_way_ms(&mut self.neighbour, &receiver);
+        assert!((50.0..55.0).contains(&slow), "the target: {slow} ms");
         assert!(quick < 5.0, "the neighbour: {quick} ms");
     }
 }
 
-/// The median time on the way of what a peer sends.
-fn median_ms(peer: &mut Peer, receiver: &UdpSocket) -> f64 {
+/// The time on the way of what a peer sends: the least, which other load on the machine does not move.
+fn on_the_way_ms(peer: &mut Peer, receiver: &UdpSocket) -> f64 {
     const COUNT: usize = 30;
     let target = receiver.local_addr().unwrap();
     let mut ms = Vec::new();
@@ -62,8 +63,7 @@ fn median_ms(peer: &mut Peer, receiver: &UdpSocket) -> f64 {
         }
         sending.join().unwrap();
     });
-    ms.sort_by(f64::total_cmp);
-    ms[COUNT / 2]
+    ms.into_iter().fold(f64::MAX, f64::min)
 }
 
 /// Connects to a peer's server, and gives the time of a question and its answer.
@@ -135,7 +135,7 @@ fn two_processes_of_one_cgroup_can_be_told_apart() {
     street.plane.release_tag(tag).unwrap();
     street.target.ask("open");
     let receiver = street.netns.udp("127.0.0.1:0");
-    assert!(median_ms(&mut street.target, &receiver) < 5.0, "a new socket after the end has no tag");
+    assert!(on_the_way_ms(&mut street.target, &receiver) < 5.0, "a new socket after the end has no tag");
 }
 
 #[test]
@@ -154,7 +154,7 @@ fn accepted_connections_inherit_from_the_listener() {
     street.delay(tag);
     for server in [&existing, &new] {
         let ms = answer_ms(&street.netns, server);
-        assert!((50.0..60.0).contains(&ms), "{ms}: the answers are slow, the questions are not");
+        assert!((50.0..55.0).contains(&ms), "{ms}: the answers are slow, the questions are not");
     }
     let ms = answer_ms(&street.netns, &other);
     assert!(ms < 5.0, "{ms}");
@@ -178,6 +178,29 @@ fn an_established_connection_of_a_process_becomes_slow() {
     assert_eq!(found.tagged, 2, "the listener and the connection");
     street.delay(tag);
     assert!(ask() >= Duration::from_millis(50));
+}
+
+#[test]
+fn a_listener_that_a_process_shares_with_others_is_spared() {
+    needs_root!();
+    let cgroup = Cgroup::new();
+    let netns = Netns::new();
+    let mut plane = netns.data_plane();
+    let listener = netns.listen("127.0.0.1:0");
+    let peer = Peer::start_with(&netns, OwnedFd::from(listener.try_clone().unwrap()).into());
+    cgroup.add(&peer);
+    let scan = |plane: &mut DataPlane, tag| plane.rescan(tag, &[peer.pid()]).unwrap();
+    let process = plane.allocate_tag().unwrap();
+    plane.tag_process(process, peer.pid(), &cgroup.path).unwrap();
+    let spared = scan(&mut plane, process);
+    assert_eq!((spared.tagged, spared.shared_listeners), (0, 1), "this process has it open, too");
+    let whole = plane.allocate_tag().unwrap();
+    plane.tag_cgroup(whole, &cgroup.path).unwrap();
+    let found = scan(&mut plane, whole);
+    assert_eq!((found.tagged, found.shared_listeners), (1, 0), "a unit's listener may come from its manager");
+    drop(listener);
+    let other = plane.allocate_tag().unwrap();
+    assert_eq!(scan(&mut plane, other).tagged, 1, "nobody else has it any more");
 }
 
 #[test]

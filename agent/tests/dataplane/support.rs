@@ -201,6 +201,18 @@ pub fn quantile_ms(delays: &[Option<Duration>], q: f64) -> f64 {
     ms[((ms.len() - 1) as f64 * q) as usize]
 }
 
+/// Every datagram arrived, none early, and the quickest not late: the others may have met a busy machine.
+pub fn assert_delayed(delays: &[Option<Duration>], ms: f64, what: &str) {
+    assert!(delays.iter().all(Option::is_some), "{what}: lost some of {delays:?}");
+    let quickest = quantile_ms(delays, 0.0);
+    assert!((ms..ms + 5.0).contains(&quickest), "{what}: the quickest took {quickest} ms, {ms} expected");
+}
+
+/// Every datagram arrived, and at once.
+pub fn assert_undelayed(delays: &[Option<Duration>], what: &str) {
+    assert_delayed(delays, 0.0, what);
+}
+
 /// A port that no other test of this process uses.
 pub fn port() -> u16 {
     static NEXT: AtomicU32 = AtomicU32::new(20_000);

@@ -1,0 +1,138 @@
+//! Starting and stopping delay lines.
+
+use std::{io, sync::Arc};
+
+use aya::maps::MapError;
+use firedrill_abi::{MAX_LINES, REINJECT_INGRESS, STAGE_EGRESS, STAGE_INGRESS, TAP_PREFIX};
+
+use super::{
+    ActiveLine, DataPlane, DataPlaneError, Direction, LineInfo, LineTotals, attach, check_interface, in_netns,
+    index_of,
+    line::{self, Line, LineParts},
+    load, map_error,
+};
+use crate::sys::{clock::monotonic_ns, tun};
+
+impl DataPlane {
+    /// Starts the delay line of an attached hook: makes a TAP in the namespace and a thread. On `lo` see the module about
+    /// its preconditions.
+    ///
+    /// # Errors
+    /// Nothing is attached there, it has a line already, or the TAP cannot be made.
+    pub fn delay_line_start(&mut self, ifindex: u32, direction: Direction) -> Result<LineInfo, DataPlaneError> {
+        let hook = self.hooks.get(&(ifindex, direction)).ok_or(DataPlaneError::NotAttached { ifindex, direction })?;
+        let name = hook.name.clone();
+        let failed = |what| {
+            let name = name.clone();
+            move |source| DataPlaneError::DelayLine { name, what, source }
+        };
+        if hook.line.is_some() {
+            return Err(failed("starting")(io::Error::other("it has one already")));
+        }
+        let used =
+            self.hooks.values().filter_map(|hook| hook.line.as_ref()).fold(0u64, |used, line| used | 1 << line.slot);
+        let slot = (!used).trailing_zeros();
+        if slot >= MAX_LINES {
+            return Err(DataPlaneError::Exhausted { what: "delay lines", limit: MAX_LINES });
+        }
+        let (bpf, mode) = (&mut self.bpf, self.mode);
+        let (tap, tap_ifindex, reinject, target) = in_netns(&self.netns, || {
+            let hardware = check_interface(ifindex, &name)?;
+            let tap = tun::create_tap(&format!("{TAP_PREFIX}%d")).map_err(failed("making a TAP"))?;
+            let tap_ifindex = index_of(&tap.name).map_err(failed("finding the TAP"))?;
+            quiet(&tap.name).map_err(failed("switching IPv6 off on the TAP"))?;
+            let (reinject, _) = attach::attach(bpf, load::REINJECT, mode, tap_ifindex, &tap.name, Direction::Ingress)?;
+            tun::bring_up(&tap.name, line::QUEUE_LEN, line::TAP_MTU).map_err(failed("bringing the TAP up"))?;
+            Ok((tap, tap_ifindex, reinject, target(ifindex, direction, hardware)))
+        })?;
+        let info = LineInfo { tap_name: tap.name.clone(), tap_ifindex };
+        self.maps.reset_refused(slot)?;
+        self.maps.taps.insert(tap_ifindex, slot, 0).map_err(map_error("TAPS"))?;
+        let line = Line::start(LineParts {
+            tap,
+            table: Arc::clone(&self.table),
+            slot,
+            nonce: self.nonce,
+            records: Arc::clone(&self.records),
+        })?;
+        self.table.switch_on(slot, &firedrill_abi::Line { tap_ifindex, heartbeat_ns: monotonic_ns(), ..target });
+        if let Some(hook) = self.hooks.get_mut(&(ifindex, direction)) {
+            hook.line = Some(ActiveLine { slot, tap_ifindex, line, reinject });
+        }
+        self.publish(ifindex)?;
+        Ok(info)
+    }
+
+    /// Stops a delay line: sends on in order what it holds, and removes the TAP. No line there is no error.
+    ///
+    /// # Errors
+    /// The thread did not answer or had failed; the line is gone all the same.
+    pub fn delay_line_stop(&mut self, ifindex: u32, direction: Direction) -> Result<LineTotals, DataPlaneError> {
+        let Some(mut active) = self.hooks.get_mut(&(ifindex, direction)).and_then(|hook| hook.line.take()) else {
+            return Ok(LineTotals::default());
+        };
+        let tap_name = active.line.tap_name.clone();
+        let tap_full = in_netns(&self.netns, || Ok(dropped_by(&tap_name))).unwrap_or(0);
+        let stopped = active.line.stop();
+        let published = self.publish(ifindex);
+        let refused = self.maps.refused(active.slot)?;
+        let removed = match self.maps.taps.remove(&active.tap_ifindex) {
+            Err(MapError::KeyNotFound) => Ok(()),
+            result => result.map_err(map_error("TAPS")),
+        };
+        stopped.and(published).and(removed).map(|()| LineTotals { tap_full, refused })
+    }
+
+    /// Sends on what these rules hold, in every line.
+    pub(super) fn release(&self, rules: u64) -> Result<(), DataPlaneError> {
+        let mut result = Ok(());
+        for line in self.hooks.values().filter_map(|hook| hook.line.as_ref()) {
+            result = result.and(line.line.release(rules));
+        }
+        result
+    }
+}
+
+/// Where a line sends packets on: at the hook where they were taken, but on the loopback interface always at ingress,
+/// since there a packet that is sent a second time gets lost.
+fn target(ifindex: u32, direction: Direction, hardware: u16) -> firedrill_abi::Line {
+    let at_ingress = direction == Direction::Ingress || hardware == tun::HARDWARE_LOOPBACK;
+    firedrill_abi::Line {
+        target_ifindex: ifindex,
+        reinject_flags: if at_ingress { REINJECT_INGRESS } else { 0 },
+        stage: match direction {
+            Direction::Egress => STAGE_EGRESS,
+            Direction::Ingress => STAGE_INGRESS,
+        },
+        ..firedrill_abi::Line::default()
+    }
+}
+
+/// Keeps the kernel from sending anything of its own over a TAP.
+fn quiet(tap: &str) -> io::Result<()> {
+    match std::fs::write(format!("/proc/sys/net/ipv6/conf/{tap}/disable_ipv6"), "1") {
+        // A kernel without IPv6.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
+
+/// Packets that the TAP had no room for: the twelfth number of its line in /proc/net/dev.
+fn dropped_by(tap: &str) -> u64 {
+    let table = std::fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default();
+    let line = table.lines().find_map(|line| line.trim_start().strip_prefix(tap)?.strip_prefix(':'));
+    line.and_then(|numbers| numbers.split_whitespace().nth(11)).and_then(|number| number.parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_loopback_gets_packets_taken_at_egress_back_at_ingress() {
+        let flags = |direction, hardware| target(1, direction, hardware).reinject_flags;
+        assert_eq!(flags(Direction::Egress, tun::HARDWARE_ETHERNET), 0);
+        assert_eq!(flags(Direction::Ingress, tun::HARDWARE_ETHERNET), REINJECT_INGRESS);
+        assert_eq!(flags(Direction::Egress, tun::HARDWARE_LOOPBACK), REINJECT_INGRESS);
+    }
+}
