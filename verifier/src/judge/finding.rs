@@ -95,7 +95,13 @@ fn held(run: &Run, probes: &[Judged], radius: &Radius) -> String {
 fn broken(run: &Run, probes: &[Judged], radius: &Radius) -> String {
     let found = with(run, probes, Verdict::Broken);
     let Some((probe, plan)) = found.first() else { return not_healed(run, probes, radius) };
-    let names: Vec<&str> = found.iter().take(3).map(|(_, plan)| plan.name.as_str()).collect();
+    let names = match found.as_slice() {
+        [_, (_, other)] => format!("{} and {}", plan.name, other.name),
+        more => match more.len() - 1 {
+            0 => plan.name.clone(),
+            n => format!("{} and {n} other probes", plan.name),
+        },
+    };
     let share = probe.counts.bad as f64 / probe.counts.taken().max(1) as f64;
     let how_long = match probe.judgement.outage {
         Some(outage) if outage.censored => " until the fault ended".to_owned(),
@@ -106,7 +112,7 @@ fn broken(run: &Run, probes: &[Judged], radius: &Radius) -> String {
     let mut text = format!(
         "Broken: {} takes {} down: {} bad ({} of {}{of}){how_long}",
         story::doing(run),
-        words::list(&names),
+        names,
         words::percent(share),
         probe.counts.bad,
         probe.counts.due

@@ -25,6 +25,7 @@ mod windows;
 mod tests;
 
 use firedrill_model::log::Run;
+use firedrill_model::receipt::Effect;
 use firedrill_model::units::Span;
 use firedrill_model::verdict::{Expectation, Judgement, Radius, Verdict};
 
@@ -56,6 +57,9 @@ pub fn run(run: &Run) -> Judgement {
     expectations.push(receipts::expectation(run));
     if run.plan.judged {
         expectations.extend(steady_before(run, &windows));
+    }
+    // Without a fault there is nothing that the others could be about.
+    if run.plan.judged && run.fault_window().is_some() {
         expectations.extend(probes.iter().filter(|p| p.judgement.judged).map(|p| holds(run, p)));
         expectations.push(healing(run, &probes));
         expectations.push(radius::expectation(run, &probes, &radius));
@@ -155,38 +159,39 @@ fn coverage(run: &Run, radius: &Radius) -> Option<Expectation> {
 
 /// What was not shown, in plain sentences.
 fn unproven(run: &Run, probes: &[Judged], radius: &Radius) -> Vec<String> {
-    let mut sentences = Vec::new();
-    let injected = run.fault_window().is_some();
-    for component in &radius.unprobed {
-        sentences.push(format!("{component} has no probe, so nothing is known about it"));
+    let mut sentences: Vec<String> =
+        radius.unprobed.iter().map(|c| format!("{c} has no probe, so nothing is known about it")).collect();
+    if run.fault_window().is_none() {
+        return sentences;
     }
+    let open = |p: &&Judged| p.judgement.judged && p.judgement.verdict == Verdict::Inconclusive;
+    if run.aborted.is_some() && probes.iter().any(|p| open(&p)) {
+        sentences.push("the run ended early, so that what the probes show is incomplete".into());
+    }
+    let mut missing = Vec::new();
     for (probe, plan) in probes.iter().filter_map(|p| Some((p, run.plan.probes.get(p.judgement.probe)?))) {
         let Counts { due, .. } = probe.counts;
-        if !injected {
-            continue;
-        }
-        if probe.judgement.judged && probe.judgement.verdict == Verdict::Inconclusive {
+        if open(&probe) && run.aborted.is_none() {
             let more = match probe.counts.needed(&plan.steady) {
                 Some(n) if n > due => format!(": {due} samples, and with no more bad ones {n} would show it"),
                 _ => String::new(),
             };
             sentences.push(format!("{} was neither shown to hold nor shown to fail{more}", plan.name));
         }
-        let missing = probe.judgement.fault.missing();
-        if missing > 0 {
-            let were = if missing == 1 { "was" } else { "were" };
-            let of = probe.judgement.fault.due;
-            sentences.push(format!("{missing} of {of} samples of {} {were} not taken under the fault", plan.name));
+        let fault = &probe.judgement.fault;
+        if fault.missing() > 0 {
+            missing.push(format!("{} of {} of {}", fault.missing(), fault.due, plan.name));
         }
-        if run.plan.judged && probe.healing == Healing::Unknown {
+        if run.plan.judged && run.aborted.is_none() && probe.healing == Healing::Unknown {
             sentences.push(format!("whether {} recovers was not observed for long enough", plan.name));
         }
     }
-    for (_, receipt) in &run.receipts {
-        if receipt.effect == firedrill_model::receipt::Effect::ArmedNoTraffic {
-            let (fault, target) = (&receipt.fault, &receipt.target);
-            sentences.push(format!("{fault} on {target} met no traffic, so what it does to the system is unknown"));
-        }
+    if !missing.is_empty() {
+        sentences.push(format!("samples that were due under the fault and not taken: {}", words::list(&missing)));
+    }
+    for (_, receipt) in run.receipts.iter().filter(|(_, r)| r.effect == Effect::ArmedNoTraffic) {
+        let (fault, target) = (&receipt.fault, &receipt.target);
+        sentences.push(format!("{fault} on {target} met no traffic, so what it does to the system is unknown"));
     }
     sentences.extend(receipts::unproven(run));
     sentences

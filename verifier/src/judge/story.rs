@@ -63,11 +63,10 @@ fn lasted(run: &Run, index: usize, step: &StepPlan) -> String {
     }
 }
 
-/// `losing db`, `slowing web/web-1`: the steps as the subject of a sentence.
+/// `losing db`, `slowing web/web-1 and web/web-2`: the steps as the subject of a sentence.
 pub(crate) fn doing(run: &Run) -> String {
-    let mut parts: Vec<String> = Vec::new();
+    let mut parts: Vec<(String, Vec<&str>)> = Vec::new();
     for (_, step) in begun(run) {
-        let targets: Vec<&str> = step.targets.iter().map(|t| t.name.as_str()).collect();
         for fault in &step.faults {
             let verb = match fault.name() {
                 "stop" | "pause" | "kill" => "losing".into(),
@@ -76,12 +75,18 @@ pub(crate) fn doing(run: &Run) -> String {
                 "partition" => "cutting off".into(),
                 other => format!("{other} on"),
             };
-            let part = format!("{verb} {}", words::list(&targets));
-            if !parts.contains(&part) && parts.len() < TOLD {
-                parts.push(part);
+            let place = parts.iter().position(|(v, _)| *v == verb).unwrap_or_else(|| {
+                parts.push((verb, Vec::new()));
+                parts.len() - 1
+            });
+            for target in &step.targets {
+                if !parts[place].1.contains(&target.name.as_str()) {
+                    parts[place].1.push(&target.name);
+                }
             }
         }
     }
+    let parts: Vec<String> = parts.iter().map(|(verb, targets)| format!("{verb} {}", words::list(targets))).collect();
     words::list(&parts)
 }
 

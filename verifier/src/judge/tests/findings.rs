@@ -41,6 +41,20 @@ fn the_loss_of_all_of_several_replicas_is_no_single_point_of_failure() {
 }
 
 #[test]
+fn several_steps_and_probes_are_told_together() {
+    let down = |due| if under_fault(due) { bad() } else { good() };
+    let mut drill = Drill::new();
+    let mut other = drill.plan.steps[0].targets[0].clone();
+    other.name = "web/web-1".into();
+    drill.plan.steps[0].targets.push(other);
+    drill.plan.radius = Vec::new();
+    let finding = drill.judged(&down, &down).finding;
+    let begins =
+        "Broken: losing web/web-2 and web/web-1 takes front/checkout and web/ready down: 100 % bad (400 of 400 of ";
+    assert!(finding.starts_with(begins), "{finding}");
+}
+
+#[test]
 fn latency_limits_are_part_of_what_held() {
     let mut drill = Drill::new();
     drill.plan.probes[0].steady.p95 = Some(firedrill_model::units::Span::from_millis(200));

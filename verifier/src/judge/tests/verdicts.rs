@@ -199,6 +199,7 @@ fn a_run_that_injected_nothing_is_invalid() {
     let drill = Drill::new().baseline().answers(0, &|_| good()).answers(1, &|_| good()).phase(END, Phase::Verdict);
     let judgement = crate::judge::run(&drill.run());
     assert_eq!(judgement.verdict, Verdict::Invalid);
+    assert!(judgement.expectations.iter().all(|e| !e.what.contains("holds")), "{:?}", judgement.expectations);
     assert_ne!(judgement.radius.containment, Containment::Contained);
 }
 
