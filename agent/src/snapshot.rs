@@ -55,20 +55,25 @@ impl std::fmt::Display for Difference {
 }
 
 impl Difference {
-    /// Whether it can only be Firedrill's doing or concern: it lies in a namespace that was asked for, or carries a
-    /// name of ours or one of `marks`. Anything else on a busy host comes and goes without us.
+    /// Whether it can only be Firedrill's doing or concern: it lies in a namespace that was asked for, is new and bears a
+    /// name of ours or one of `marks`, or is a parameter of the host that our faults change. Anything else on a busy
+    /// host comes and goes without us.
     pub fn concerns(&self, marks: &[&str]) -> bool {
-        let Line { place, what, .. } = &self.line;
-        place != HOST
-            || what.contains("firedrill")
-            || dataplane::is_own_tap(what)
-            || marks.iter().any(|mark| what.contains(mark))
-            || what.contains(PROGRAM_MARK)
+        let Line { place, kind, what } = &self.line;
+        let ours = || {
+            what.contains("firedrill")
+                || what.contains(PROGRAM_MARK)
+                || dataplane::is_own_tap(what)
+                || marks.iter().any(|mark| what.contains(mark))
+        };
+        place != HOST || (self.appeared && ours()) || (*kind == "parameter" && what.contains(CHANGED_PARAMETERS))
     }
 }
 
 /// The place of everything that is in no namespace that was asked for.
 const HOST: &str = "host";
+/// The parameters of the host's own namespace that a fault may change are all of its loopback interface.
+const CHANGED_PARAMETERS: &str = "/conf/lo/";
 /// What the names of our eBPF programs begin with.
 const PROGRAM_MARK: &str = "fdrill_";
 /// Below this, kernel parameters of a network namespace are compared. What is beside them are counters and
@@ -138,11 +143,13 @@ impl Snapshot {
 
 /// Whether a group is that of a guardian beside its living agent, ours or another's: it goes when that agent ends.
 fn is_guardian_on_duty(path: &str) -> bool {
-    let pid = path.strip_prefix(guardian::SHELTER).and_then(|pid| pid.parse::<i32>().ok());
     // Agent and guardian are the same program. An orphan has another parent, or one that is no agent.
-    let on_duty =
-        |pid| process::stat(pid).is_ok_and(|s| process::exe(s.parent).is_some_and(|e| process::exe(pid) == Some(e)));
-    pid.is_some_and(on_duty)
+    let guards = |pid: i32| {
+        let parent = process::stat(pid).ok().and_then(|s| process::exe(s.parent));
+        parent.is_some() && parent == process::exe(pid)
+    };
+    path.rsplit('/').next().is_some_and(|name| name.starts_with(guardian::SHELTER))
+        && cgroup::find(path).is_ok_and(|group| cgroup::processes(&group).iter().any(|p| guards(p.pid)))
 }
 
 fn frozen_groups() -> Vec<String> {
@@ -295,10 +302,24 @@ mod tests {
             ("host", "eBPF program", "9 fdrill_egress"),
             ("host", "interface", "fdl0"),
             ("host", "network namespace", "fdemo7-lb"),
+            ("host", "parameter", "/proc/sys/net/ipv4/conf/docker0/forwarding = 1"),
+            ("host", "parameter", "/proc/sys/net/ipv4/conf/lo/accept_local = 1"),
         ]);
         let ours = |d: &Difference| d.concerns(&["fdemo7"]);
         let shown: Vec<String> = before.diff(&after).into_iter().filter(ours).map(|d| d.line.what).collect();
-        assert_eq!(shown, ["clsact", "firedrill-guardian-7", "9 fdrill_egress", "fdl0", "fdemo7-lb"]);
+        assert_eq!(
+            shown,
+            [
+                "clsact",
+                "firedrill-guardian-7",
+                "9 fdrill_egress",
+                "fdl0",
+                "fdemo7-lb",
+                "/proc/sys/net/ipv4/conf/lo/accept_local = 1"
+            ]
+        );
+        let gone = after.diff(&before).into_iter().filter(ours).map(|d| d.line.what).collect::<Vec<_>>();
+        assert_eq!(gone, ["clsact", "/proc/sys/net/ipv4/conf/lo/accept_local = 1"], "what others took away is theirs");
     }
 
     #[test]
