@@ -282,22 +282,27 @@ fn histogram(delays: &[&DelayHistogram]) -> Option<String> {
     let edge = |ns: u64| ns.max(1) as f64;
     let ratio = buckets.windows(2).map(|w| edge(w[1].0) / edge(w[0].0)).fold(f64::INFINITY, f64::min);
     let ratio = if ratio.is_finite() && ratio > 1.0 { ratio } else { 2.0 };
-    let (low, high) = (edge(buckets.first()?.0), edge(buckets.last()?.0) * ratio);
+    // Buckets may be as wide as an octave: the outer ones are drawn as far as delays were really seen.
+    let (first, last) = (edge(buckets.first()?.0), edge(buckets.last()?.0));
+    let least = delays.iter().map(|d| d.min_ns).filter(|ns| *ns > 0).min().map_or(first, edge);
+    let greatest = delays.iter().map(|d| d.max_ns).max().map_or(last, edge);
+    let low = least.clamp(first, first * ratio * 0.999);
+    let high = greatest.clamp(last * 1.001, last * ratio);
     let (width, height, base) = (460.0, 132.0, 108.0);
     let x = |ns: f64| 8.0 + (ns / low).ln() / (high / low).ln() * (width - 16.0);
     let mut svg = Svg::new("histogram", width, height, &format!("Histogram of {all} measured delays"));
     for (from, count) in &buckets {
-        let (a, b) = (x(edge(*from)), x(edge(*from) * ratio));
+        let (from, to) = (edge(*from).max(low), (edge(*from) * ratio).min(high));
+        let (a, b) = (x(from), x(to));
         let h = (*count as f64 / most as f64 * (base - 20.0)).max(if *count > 0 { 1.5 } else { 0.0 });
-        let from_ms = edge(*from) / 1e6;
-        let title = format!("{} to {}: {count} packets", words::ms(from_ms), words::ms(from_ms * ratio));
+        let title = format!("{} to {}: {count} packets", words::ms(from / 1e6), words::ms(to / 1e6));
         svg.rect("bar", (a + 0.5, base - h, (b - a - 1.0).max(1.0), h), 1.5, Some(&title));
     }
     svg.line("tick", (8.0, base + 0.5), (width - 8.0, base + 0.5));
     let mut free = 0.0;
-    for ns in buckets.iter().map(|b| edge(b.0)).chain([high]) {
+    for ns in buckets.iter().map(|b| edge(b.0).max(low)).chain([high]) {
         let label = words::ms(ns / 1e6);
-        let half = text_width(&label) / 2.0;
+        let half = text_width(&label) / 2.0 + 3.0;
         let at = x(ns).clamp(half, width - half);
         if at - half >= free {
             svg.text("axis", at, base + 18.0, "middle", &label);

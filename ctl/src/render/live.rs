@@ -259,7 +259,7 @@ fn frame(run: &Run, now: f64, columns: usize, rows: usize) -> Vec<Line> {
     head.bold(tone, phase);
     head.add(
         Tone::Plain,
-        if of > 0.0 { format!(" {} of {}", words::secs(elapsed), words::secs(of)) } else { String::new() },
+        if of > 0.0 { format!(" {} of {}", words::secs(elapsed.floor()), words::secs(of)) } else { String::new() },
     );
     let mut lines = vec![head, bar(run, now, columns)];
     let faults = faults(run, now);
