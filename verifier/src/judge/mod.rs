@@ -168,7 +168,7 @@ fn unproven(run: &Run, probes: &[Judged], radius: &Radius) -> Vec<String> {
     if run.aborted.is_some() && probes.iter().any(|p| open(&p)) {
         sentences.push("the run ended early, so that what the probes show is incomplete".into());
     }
-    let mut missing = Vec::new();
+    let (mut missing, mut unseen) = (Vec::new(), Vec::new());
     for (probe, plan) in probes.iter().filter_map(|p| Some((p, run.plan.probes.get(p.judgement.probe)?))) {
         let Counts { due, .. } = probe.counts;
         if open(&probe) && run.aborted.is_none() {
@@ -183,8 +183,11 @@ fn unproven(run: &Run, probes: &[Judged], radius: &Radius) -> Vec<String> {
             missing.push(format!("{} of {} of {}", fault.missing(), fault.due, plan.name));
         }
         if run.plan.judged && run.aborted.is_none() && probe.healing == Healing::Unknown {
-            sentences.push(format!("whether {} recovers was not observed for long enough", plan.name));
+            unseen.push(plan.name.as_str());
         }
+    }
+    if !unseen.is_empty() {
+        sentences.push(format!("whether all recovers was not observed for long enough: {}", words::list(&unseen)));
     }
     if !missing.is_empty() {
         sentences.push(format!("samples that were due under the fault and not taken: {}", words::list(&missing)));
