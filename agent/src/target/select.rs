@@ -1,13 +1,14 @@
 //! Choosing processes by what they are.
 
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::Path;
 
 use firedrill_model::facts::ProcessRef;
-use firedrill_model::file::did_you_mean;
 use firedrill_model::target::ProcessSelector;
 
 use super::TargetError;
+use crate::host::netns;
 use crate::host::process::{self, Stat};
 
 /// Processes that meet every condition. Firedrill itself is never among them.
@@ -17,7 +18,12 @@ use crate::host::process::{self, Stat};
 pub fn processes(selector: &ProcessSelector) -> Result<Vec<ProcessRef>, TargetError> {
     let me = std::process::id().cast_signed();
     let all: Vec<Stat> = process::all().into_iter().filter(|s| s.process.pid != me && !s.kernel_thread).collect();
-    let mut found: Vec<ProcessRef> = all.iter().filter(|s| matches(selector, s)).map(|s| s.process.clone()).collect();
+    let mut listeners = selector.listens_on.map(Listeners::new);
+    let mut found: Vec<ProcessRef> = all
+        .iter()
+        .filter(|s| matches(selector, s) && listeners.as_mut().is_none_or(|l| l.have(s.process.pid)))
+        .map(|s| s.process.clone())
+        .collect();
     if selector.cmdline.is_some() {
         // `sudo firedrill inject .. --process nginx` has "nginx" on its command line, too.
         let ours = process::lineage(me);
@@ -31,7 +37,6 @@ fn matches(selector: &ProcessSelector, stat: &Stat) -> bool {
     selector.exe.as_ref().is_none_or(|wanted| exe_matches(wanted, pid))
         && selector.cmdline.as_ref().is_none_or(|wanted| process::cmdline(pid).contains(wanted.as_str()))
         && selector.user.as_ref().is_none_or(|wanted| process::uid(pid).is_some() && process::uid(pid) == uid(wanted))
-        && selector.listens_on.is_none_or(|port| listens_on(pid, port))
 }
 
 /// A path must be the whole path; a bare name must be the file's name.
@@ -58,24 +63,50 @@ fn uid(user: &str) -> Option<u32> {
     })
 }
 
-/// Whether one of the process's sockets listens (TCP) or is bound (UDP) on the port, by the tables of its own
-/// network namespace (proc_pid_net(5)).
-fn listens_on(pid: i32, port: u16) -> bool {
+/// The sockets that listen (TCP) or are bound (UDP) on a port, by network namespace. The tables are read once for each
+/// namespace: the kernel walks all of its hash tables for that, which takes milliseconds.
+struct Listeners {
+    port: u16,
+    by_netns: HashMap<u64, HashSet<u64>>,
+}
+
+impl Listeners {
+    fn new(port: u16) -> Self {
+        Self { port, by_netns: HashMap::new() }
+    }
+
+    /// Whether a process holds one of them.
+    fn have(&mut self, pid: i32) -> bool {
+        let held = process::sockets(pid);
+        let Ok(netns) = netns::of_process(pid) else { return false };
+        if held.is_empty() {
+            return false;
+        }
+        let port = self.port;
+        let listening = self.by_netns.entry(netns.inode).or_insert_with(|| listening(pid, port));
+        held.iter().any(|inode| listening.contains(inode))
+    }
+}
+
+/// Inodes of the sockets that listen on a port in the namespace of a process (proc_pid_net(5)).
+fn listening(pid: i32, port: u16) -> HashSet<u64> {
     const TCP_LISTEN: &str = "0A";
     const UDP_UNCONNECTED: &str = "07";
-    let held = process::sockets(pid);
-    [("tcp", TCP_LISTEN), ("tcp6", TCP_LISTEN), ("udp", UDP_UNCONNECTED), ("udp6", UDP_UNCONNECTED)].iter().any(
-        |(table, state)| {
-            let text = fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default();
-            text.lines().skip(1).any(|line| {
-                let fields: Vec<&str> = line.split_whitespace().collect();
-                let local =
-                    fields.get(1).and_then(|a| a.rsplit_once(':')).and_then(|(_, p)| u16::from_str_radix(p, 16).ok());
-                let inode = fields.get(9).and_then(|i| i.parse::<u64>().ok());
-                local == Some(port) && fields.get(3) == Some(state) && inode.is_some_and(|i| held.contains(&i))
-            })
-        },
-    )
+    let mut inodes = HashSet::new();
+    for (table, state) in
+        [("tcp", TCP_LISTEN), ("tcp6", TCP_LISTEN), ("udp", UDP_UNCONNECTED), ("udp6", UDP_UNCONNECTED)]
+    {
+        let text = fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default();
+        for line in text.lines().skip(1) {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let local = fields.get(1).and_then(|address| address.rsplit_once(':'));
+            let local = local.and_then(|(_, hex)| u16::from_str_radix(hex, 16).ok());
+            if local == Some(port) && fields.get(3) == Some(&state) {
+                inodes.extend(fields.get(9).and_then(|inode| inode.parse::<u64>().ok()));
+            }
+        }
+    }
+    inodes
 }
 
 fn nothing(selector: &ProcessSelector, all: &[Stat]) -> TargetError {
@@ -88,14 +119,12 @@ fn nothing(selector: &ProcessSelector, all: &[Stat]) -> TargetError {
         (_, _, Some(user)) => (user.clone(), Vec::new()),
         _ => (selector.listens_on.map(|p| format!("port {p}")).unwrap_or_default(), Vec::new()),
     };
+    if names.is_empty() {
+        let help = "`ps` and `ss -ltnup` show what runs and listens".to_owned();
+        return TargetError::NotFound { what: "process", wanted, help };
+    }
     let mut names = names;
     names.sort();
     names.dedup();
-    names.truncate(40);
-    let help = if names.is_empty() {
-        "`ps` and `ss -ltnup` show what runs and listens".to_owned()
-    } else {
-        did_you_mean(&wanted, names.iter().map(String::as_str))
-    };
-    TargetError::NotFound { what: "process", wanted, help }
+    super::not_found("process", &wanted, &names)
 }

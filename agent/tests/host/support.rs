@@ -89,7 +89,8 @@ pub fn assert_unchanged(before: &Snapshot, namespaces: &[String], marks: &[&str]
     let mut left = before.lasting_diff(namespaces, SOON).expect("a snapshot");
     left.retain(|difference| {
         let line = &difference.line;
-        let ours = line.what.contains("fdrill_") || marks.iter().any(|mark| line.what.contains(mark));
+        let ours =
+            (difference.appeared && line.what.contains("fdrill_")) || marks.iter().any(|mark| line.what.contains(mark));
         ours || namespaces.contains(&line.place)
     });
     let text: Vec<String> = left.iter().map(ToString::to_string).collect();
