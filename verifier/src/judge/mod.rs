@@ -63,7 +63,7 @@ pub fn run(run: &Run) -> Judgement {
         expectations.extend(probes.iter().filter(|p| p.judgement.judged).map(|p| holds(run, p)));
         expectations.push(healing(run, &probes));
         expectations.push(radius::expectation(run, &probes, &radius));
-        expectations.extend(coverage(run, &radius));
+        expectations.extend(coverage(run));
     }
     let verdict = expectations.iter().fold(Verdict::Held, |worst, e| worst.worse(e.verdict));
     expectations.sort_by_key(|e| std::cmp::Reverse(e.verdict.rank()));
@@ -147,14 +147,14 @@ fn are(names: &[String]) -> String {
     format!("{} {}", words::list(names), if names.len() == 1 { "was" } else { "were" })
 }
 
-/// Components that nothing is known about.
-fn coverage(run: &Run, radius: &Radius) -> Option<Expectation> {
-    let what = "every component has a probe".to_owned();
-    if run.plan.probes.is_empty() {
-        return Some(Expectation { what, verdict: Verdict::Inconclusive, reason: "there is no probe at all".into() });
-    }
-    let reason = format!("unproven: no probe watches {}", words::list(&radius.unprobed));
-    (!radius.unprobed.is_empty()).then_some(Expectation { what, verdict: Verdict::Inconclusive, reason })
+/// Without any probe nothing is known. A single component without one outside the declared radius leaves containment
+/// unproven; one inside is unproven, too, and said to be, but its probes would only have been reported.
+fn coverage(run: &Run) -> Option<Expectation> {
+    run.plan.probes.is_empty().then(|| Expectation {
+        what: "something is watched".into(),
+        verdict: Verdict::Inconclusive,
+        reason: "there is no probe at all".into(),
+    })
 }
 
 /// What was not shown, in plain sentences.
