@@ -2,5 +2,11 @@
 //!
 //! The name of a file in `tests/` says in which suite it runs: `services*` with real services, `demo*` the demo, `vm_*`
 //! in a guest with an old kernel, all others on this kernel. All of them need root.
+//!
+//! [`stage`] makes namespaces, wires and processes that go away with their owner; `firedrill-stage` shows the same
+//! stages to people. [`program`] runs the real `firedrill` binary.
 
+pub mod needs;
+pub mod program;
 mod skip;
+pub mod stage;

@@ -1,0 +1,85 @@
+//! A pair of namespaces, and the program to hold drills on it.
+#![allow(dead_code, reason = "every test file uses some of it")]
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use firedrill_tests::needs;
+use firedrill_tests::program::{Firedrill, Started, unique};
+use firedrill_tests::stage::{Programs, Stage, pair};
+
+/// The stage and the program; the stage falls first.
+pub struct Bench {
+    pub stage: Stage,
+    pub firedrill: Firedrill,
+}
+
+/// A bench; `None`, after it was said why, when this machine cannot have one.
+pub fn bench() -> Option<Bench> {
+    if let Some(missing) = needs::missing(&["ip", "tc", "ping", "nft"]) {
+        println!("SKIPPED: {missing}");
+        return None;
+    }
+    let firedrill = Firedrill::new().expect("firedrill");
+    let programs = Programs {
+        firedrill: firedrill.binary().to_owned(),
+        stage: PathBuf::from(env!("CARGO_BIN_EXE_firedrill-stage")),
+    };
+    let stage = pair::raise(&programs, &unique("fdt"), &firedrill.folder().path().join("stage")).expect("a stage");
+    Some(Bench { stage, firedrill })
+}
+
+impl Bench {
+    /// A system of the one web server, and experiments on it. `NETNS` and `GROUP` stand for the stage's names.
+    pub fn files(&self, experiments: &str) -> String {
+        let system = "\
+kind: System
+name: duo
+netns: NETNS-a
+components:
+  - name: front
+    user_facing: true
+    probes:
+      - name: page
+        http: {url: \"http://10.215.0.2:8080/\", status: 200, contains: hello}
+        every: 20ms
+        timeout: 500ms
+        steady: {bad: 5%}
+  - name: web
+    replicas:
+      - {name: web-1, cgroup: GROUP/web}
+      - name: kept
+        cgroup: GROUP/kept
+        control: {stop: [mkdir, FOLDER/stopped], start: [rmdir, FOLDER/stopped]}
+    probes:
+      - name: second
+        http: {url: \"http://10.215.0.2:8081/\", status: 200}
+        every: 20ms
+        timeout: 500ms
+        steady: {bad: 5%}
+";
+        let folder = self.firedrill.folder().path().display().to_string();
+        let text = format!("{system}---\n{experiments}");
+        let text = text.replace("NETNS", self.stage.prefix()).replace("GROUP", self.stage.prefix());
+        let path = self.firedrill.folder().write("drill.yaml", &text.replace("FOLDER", &folder)).expect("written");
+        path.display().to_string()
+    }
+
+    /// Starts the program, and waits until its first fault is in force.
+    pub fn start(&self, args: &[&str]) -> Started {
+        let mut started = self.firedrill.start(args).expect("started");
+        let begun = Instant::now();
+        while !self.in_force() {
+            assert!(started.is_running(), "it ended too early: {}{}", started.printed(), started.errors());
+            assert!(begun.elapsed() < Duration::from_secs(20), "no fault after 20 s: {}", started.errors());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        started
+    }
+
+    /// Whether the log of the only run tells of a fault in force.
+    fn in_force(&self) -> bool {
+        let Ok(run) = self.firedrill.only_run() else { return false };
+        std::fs::read_to_string(run.join("events.ndjson")).is_ok_and(|log| log.contains("\"step-in-force\""))
+    }
+}
