@@ -70,8 +70,8 @@ pub fn a_process_is_found_by_what_it_is() {
         assert_eq!(found.kind, TargetKind::Process);
     }
     let file = exe.rsplit('/').next().expect("a file").to_owned();
-    let all = bench.resolve(selector(|s| s.exe = Some(file)));
-    assert!(all.processes.contains(&process.identity));
+    let found = bench.resolve(selector(|s| (s.exe, s.cmdline) = (Some(file), Some(seconds.clone()))));
+    assert_eq!(found.processes, std::slice::from_ref(&process.identity), "by the name of its file alone");
     for spec in [
         selector(|s| (s.user, s.cmdline) = (Some("nobody".into()), Some(seconds.clone()))),
         selector(|s| (s.exe, s.cmdline) = (Some("/other/sleep".into()), Some(seconds.clone()))),
