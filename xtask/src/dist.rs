@@ -55,7 +55,7 @@ fn fill(folder: &Path, binary: &Path) -> Result<()> {
         run::checked(run::command("cp", ["-r"]).arg(from).arg(folder))?;
     }
     let man = made("share/man/man1")?;
-    run::checked(run::command(binary, ["man", "--out"]).arg(&man))?;
+    run::checked(run::command(binary, ["man"]).arg(&man))?;
     let pages = fs::read_dir(&man).with_context(|| format!("cannot list {}", man.display()))?.count();
     ensure!(pages > 0, "`firedrill man` wrote no pages");
     let completions = made("share/completions")?;

@@ -127,7 +127,7 @@ fn the_next_program_sees_what_passes(mode: AttachMode) {
 fn programs_after_ours_see_what_we_let_pass() {
     needs_root!();
     if !kernel_support().tcx {
-        eprintln!("SKIPPED: needs tcx (Linux 6.6)");
+        eprintln!("UNSUPPORTED: needs tcx (Linux 6.6)");
         return;
     }
     the_next_program_sees_what_passes(AttachMode::Tcx);

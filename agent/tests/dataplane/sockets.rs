@@ -121,7 +121,7 @@ fn two_processes_of_one_cgroup_can_be_told_apart() {
     cgroup.add(&street.target);
     cgroup.add(&street.neighbour);
     if !street.plane.tags_new_sockets_of_processes() {
-        eprintln!("SKIPPED: this kernel does not say which process makes a socket");
+        eprintln!("UNSUPPORTED: this kernel does not say which process makes a socket");
         return;
     }
     let tag = street.plane.allocate_tag().unwrap();

@@ -6,6 +6,7 @@ pub mod outcome;
 use std::{
     env, fs,
     process::{Command, ExitCode, Stdio},
+    sync::LazyLock,
     time::Instant,
 };
 
@@ -117,9 +118,10 @@ pub fn close(sum: &Outcome, strict: bool) -> ExitCode {
     if sum.failed > 0 || missed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-/// Prints the name of what begins.
+/// Prints the name of what begins, and how long we have been at it.
 pub fn section(name: &str) {
-    println!("\n== {name}");
+    static BEGUN: LazyLock<Instant> = LazyLock::new(Instant::now);
+    println!("\n== {name} (at {} s)", BEGUN.elapsed().as_secs());
 }
 
 /// With whose rights a test binary runs.
