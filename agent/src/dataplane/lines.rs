@@ -42,7 +42,8 @@ impl DataPlane {
             let tap_ifindex = index_of(&tap.name).map_err(failed("finding the TAP"))?;
             quiet(&tap.name).map_err(failed("switching IPv6 off on the TAP"))?;
             let (reinject, _) = attach::attach(bpf, load::REINJECT, mode, tap_ifindex, &tap.name, Direction::Ingress)?;
-            tun::bring_up(&tap.name, line::QUEUE_LEN, line::TAP_MTU).map_err(failed("bringing the TAP up"))?;
+            tun::set_queue_len(&tap.name, line::QUEUE_LEN).map_err(failed("setting the TAP's queue"))?;
+            tun::bring_up(&tap.name, line::TAP_MTU).map_err(failed("bringing the TAP up"))?;
             Ok((tap, tap_ifindex, reinject, target(ifindex, direction, hardware)))
         })?;
         let info = LineInfo { tap_name: tap.name.clone(), tap_ifindex };

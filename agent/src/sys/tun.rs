@@ -57,16 +57,33 @@ pub fn create_tap(template: &str) -> io::Result<Tap> {
     Ok(Tap { file, name })
 }
 
-/// Sets the queue length (packets) and MTU (bytes) of a link of the thread's namespace, and brings it up without ARP.
+/// Sets the queue length of a link (packets) of the thread's namespace, or the longest that the kernel takes below it:
+/// recent ones have a limit. Gives the length set.
+///
+/// # Errors
+/// The link is gone, the caller lacks CAP_NET_ADMIN, or not even a sixteenth is taken.
+pub fn set_queue_len(name: &str, wanted: i32) -> io::Result<i32> {
+    let socket = ioctl_socket()?;
+    let mut request = request(name)?;
+    let mut len = wanted;
+    loop {
+        request.ifr_ifru.ifru_metric = len;
+        // SAFETY: SIOCSIFTXQLEN takes an ifreq with the length in the place of the metric.
+        match checked(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFTXQLEN, &raw mut request) }) {
+            Ok(()) => return Ok(len),
+            Err(error) if error.raw_os_error() == Some(libc::ERANGE) && len > wanted / 16 => len /= 2,
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Sets the MTU (bytes) of a link of the thread's namespace, and brings it up without ARP.
 ///
 /// # Errors
 /// The link is gone or the caller lacks CAP_NET_ADMIN.
-pub fn bring_up(name: &str, queue_len: i32, mtu: i32) -> io::Result<()> {
+pub fn bring_up(name: &str, mtu: i32) -> io::Result<()> {
     let socket = ioctl_socket()?;
     let mut request = request(name)?;
-    request.ifr_ifru.ifru_metric = queue_len;
-    // SAFETY: SIOCSIFTXQLEN takes an ifreq with the length in the place of the metric.
-    checked(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFTXQLEN, &raw mut request) })?;
     request.ifr_ifru.ifru_mtu = mtu;
     // SAFETY: SIOCSIFMTU takes an ifreq with the MTU.
     checked(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFMTU, &raw mut request) })?;
