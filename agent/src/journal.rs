@@ -225,6 +225,8 @@ pub fn outstanding(bytes: &[u8]) -> Vec<Outstanding> {
 
 #[cfg(test)]
 mod tests {
+    use std::ops::Deref;
+
     use super::*;
 
     fn change(name: &str) -> Change {
@@ -235,10 +237,28 @@ mod tests {
         Undo::DeleteNetns { name: name.into() }
     }
 
-    fn directories(name: &str) -> Directories {
+    /// Folders that go with the test.
+    struct Places(Directories);
+
+    impl Deref for Places {
+        type Target = Directories;
+        fn deref(&self) -> &Directories {
+            &self.0
+        }
+    }
+
+    impl Drop for Places {
+        fn drop(&mut self) {
+            if let Some(base) = self.run.parent() {
+                let _ = fs::remove_dir_all(base);
+            }
+        }
+    }
+
+    fn directories(name: &str) -> Places {
         let base = std::env::temp_dir().join(format!("firedrill-journal-{name}-{}", std::process::id()));
         let _ = fs::remove_dir_all(&base);
-        Directories { run: base.join("run"), state: base.join("state") }
+        Places(Directories { run: base.join("run"), state: base.join("state") })
     }
 
     #[test]

@@ -53,9 +53,8 @@ impl Owner {
         let fail = |source| OwnerError::Io { directory: directory.display().to_string(), source };
         fs::create_dir_all(directory).map_err(fail)?;
         let path = directory.join("owner");
-        let mut file = Some(
-            OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path).map_err(fail)?,
-        );
+        let mut file =
+            Some(OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path).map_err(fail)?);
         let mut lock = None;
         let mut failure = None;
         wait_until(patience, || {
@@ -113,5 +112,6 @@ mod tests {
         drop(first);
         assert_eq!(current(&directory), None);
         Owner::take(&directory, &holder("run b"), Duration::ZERO).expect("free again");
+        let _ = fs::remove_dir_all(&directory);
     }
 }

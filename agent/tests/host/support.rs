@@ -316,8 +316,9 @@ impl Pair {
             netns.must(&format!("ip link set {dev} up"));
         }
         let pair = Self { a, b };
-        pair.a.must(&format!("ping -c1 -W2 {B4}"));
-        pair.a.must("ping -c1 -W2 fd78::2");
+        // IPv6 waits for the links to settle, and then a second before it asks again.
+        pair.a.must(&format!("ping -c4 -i0.4 -W2 {B4}"));
+        pair.a.must("ping -c4 -i0.4 -W2 fd78::2");
         pair
     }
 
