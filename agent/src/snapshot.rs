@@ -130,8 +130,31 @@ impl Snapshot {
     /// # Errors
     /// As [`Snapshot::take`].
     pub fn lasting_diff(&self, namespaces: &[String], patience: Duration) -> io::Result<Vec<Difference>> {
+        self.lasting(namespaces, patience, |_| true)
+    }
+
+    /// The part of it that [`Difference::concerns`] us. Returns as soon as that is empty.
+    ///
+    /// # Errors
+    /// As [`Snapshot::take`].
+    pub fn left_behind(
+        &self,
+        namespaces: &[String],
+        marks: &[&str],
+        patience: Duration,
+    ) -> io::Result<Vec<Difference>> {
+        self.lasting(namespaces, patience, |d| d.concerns(marks))
+    }
+
+    fn lasting(
+        &self,
+        namespaces: &[String],
+        patience: Duration,
+        counts: impl Fn(&Difference) -> bool,
+    ) -> io::Result<Vec<Difference>> {
         let begun = std::time::Instant::now();
         let mut lasting = self.diff(&Self::take(namespaces)?);
+        lasting.retain(&counts);
         while !lasting.is_empty() && begun.elapsed() < patience {
             std::thread::sleep(Duration::from_millis(100));
             let now = self.diff(&Self::take(namespaces)?);
@@ -141,15 +164,11 @@ impl Snapshot {
     }
 }
 
-/// Whether a group is that of a guardian beside its living agent, ours or another's: it goes when that agent ends.
+/// Whether a group is that of a guardian, ours or another's, that is still there: it goes when its work is done. An
+/// empty one was left.
 fn is_guardian_on_duty(path: &str) -> bool {
-    // Agent and guardian are the same program. An orphan has another parent, or one that is no agent.
-    let guards = |pid: i32| {
-        let parent = process::stat(pid).ok().and_then(|s| process::exe(s.parent));
-        parent.is_some() && parent == process::exe(pid)
-    };
     path.rsplit('/').next().is_some_and(|name| name.starts_with(guardian::SHELTER))
-        && cgroup::find(path).is_ok_and(|group| cgroup::processes(&group).iter().any(|p| guards(p.pid)))
+        && cgroup::find(path).is_ok_and(|group| !cgroup::processes(&group).is_empty())
 }
 
 fn frozen_groups() -> Vec<String> {

@@ -25,7 +25,7 @@ pub struct Cli {
 
 const EXAMPLES: &str = "\
 Examples:
-  firedrill demo             see it work: a small shop, six drills, two minutes
+  firedrill demo             see it work: a small shop, seven drills, two minutes
   firedrill plan shop.yaml   what a run would do, exactly; touches nothing
   firedrill run shop.yaml    run the drill, watch it, get a verdict and a report
   firedrill inject latency --unit nginx.service --delay 100ms --for 30s \\
@@ -82,7 +82,7 @@ Examples:
     Status(JsonArg),
     /// Undo what a run left that was killed together with its guardian
     Recover(JsonArg),
-    /// See it work: a small shop of real processes, six drills, two minutes
+    /// See it work: a small shop of real processes, seven drills, two minutes
     Demo(DemoArgs),
     /// Print shell completions
     #[command(after_help = "Example:\n  firedrill completions bash > /etc/bash_completion.d/firedrill")]

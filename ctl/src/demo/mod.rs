@@ -124,8 +124,8 @@ impl<'a> Demo<'a> {
 
         self.tell.step("Closing the shop");
         let mut left_over = tokio::task::block_in_place(|| stage.take_down());
-        let lasting = tokio::task::block_in_place(|| nothing.lasting_diff(&[], AS_BEFORE_WITHIN))?;
-        left_over.extend(lasting.iter().filter(|d| d.concerns(&[&self.prefix])).map(Difference::to_string));
+        let look = || nothing.left_behind(&[], &[&self.prefix], AS_BEFORE_WITHIN);
+        left_over.extend(tokio::task::block_in_place(look)?.iter().map(Difference::to_string));
         if let Some(survival) = &results.survival {
             left_over.extend(survival.differences.iter().map(Difference::to_string));
         }

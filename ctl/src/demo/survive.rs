@@ -7,9 +7,11 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use firedrill_agent::host::cgroup;
-use firedrill_agent::snapshot::{Difference, Snapshot};
+use firedrill_agent::host::process::{self, is_alive};
+use firedrill_agent::host::{self, cgroup};
+use firedrill_agent::snapshot::{Difference, Line, Snapshot};
 use firedrill_model::event::Sample;
+use firedrill_model::facts::ProcessRef;
 use firedrill_model::log::Run;
 use firedrill_model::lower::Lowered;
 use firedrill_model::units::Span;
@@ -86,6 +88,7 @@ pub async fn run(setting: &Setting<'_>, lowered: &Lowered) -> anyhow::Result<Sur
     let mut child = Victim::start(setting)?;
     let folder = child.until_in_force(setting.folder).await?;
     tokio::time::sleep(HURT_FOR).await;
+    let guardian = child.guardian();
     let killed = started.elapsed();
     child.kill()?;
 
@@ -109,12 +112,19 @@ pub async fn run(setting: &Setting<'_>, lowered: &Lowered) -> anyhow::Result<Sur
     // Once more with the answers that were still out.
     let clean_after = clean_after.and_then(|_| self::clean_after(&samples, killed));
 
-    let lasting = tokio::task::block_in_place(|| before.lasting_diff(setting.netns, AS_BEFORE_WITHIN))?;
+    let gone =
+        tokio::task::block_in_place(|| host::wait_until(AS_BEFORE_WITHIN, || !guardian.as_ref().is_some_and(is_alive)));
+    let look = || before.left_behind(setting.netns, &[setting.prefix], AS_BEFORE_WITHIN);
+    let mut differences = tokio::task::block_in_place(look)?;
+    if let (Some(guardian), false) = (&guardian, gone) {
+        let what = format!("{} (the guardian, still there)", guardian.pid);
+        differences.push(Difference { line: Line { place: "host".into(), kind: "process", what }, appeared: true });
+    }
     Ok(Survival {
         clean_after,
         bad: samples.iter().filter(|s| s.outcome.is_bad()).count(),
         undone: undone(&setting.places.run_dir, &child),
-        differences: lasting.into_iter().filter(|d| d.concerns(&[setting.prefix])).collect(),
+        differences,
         compared: before.lines().count(),
         folder,
     })
@@ -205,6 +215,12 @@ impl Victim {
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+    }
+
+    /// Its guardian: its only child, for its faults need no other.
+    fn guardian(&self) -> Option<ProcessRef> {
+        let pid = self.child.id().cast_signed();
+        process::all().into_iter().find(|s| s.parent == pid).map(|s| s.process)
     }
 
     fn kill(&mut self) -> anyhow::Result<()> {
