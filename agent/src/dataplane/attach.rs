@@ -96,7 +96,12 @@ pub(super) fn attach(
             let traffic_control = |what| move |source| DataPlaneError::TrafficControl { what, ifindex, source };
             let had_clsact = clsact::has_clsact(ifindex).map_err(traffic_control("listing qdiscs"))?;
             if !had_clsact {
-                clsact::add_clsact(ifindex).map_err(traffic_control("adding a clsact qdisc"))?;
+                clsact::add_clsact(ifindex).map_err(|source| match source.raw_os_error() {
+                    Some(libc::EEXIST) => {
+                        failed("it has an `ingress` qdisc of another's, which excludes clsact".into())
+                    }
+                    _ => traffic_control("adding a clsact qdisc")(source),
+                })?;
             }
             let fd = program.fd().map_err(|error| failed(super::chain(&error)))?;
             if let Err(source) = clsact::add_filter(ifindex, direction, fd.as_fd(), program_name) {

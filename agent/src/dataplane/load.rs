@@ -100,6 +100,10 @@ pub(super) struct Loaded {
 }
 
 pub(super) fn load() -> Result<Loaded, DataPlaneError> {
+    // There, programs of one CPU can interrupt each other, and ours share memory by CPU.
+    if std::fs::read("/sys/kernel/realtime").is_ok_and(|text| text.starts_with(b"1")) {
+        return Err(DataPlaneError::Load("PREEMPT_RT kernels are not supported".into()));
+    }
     let [nonce, nonce_1] = random_words().map_err(|error| DataPlaneError::Load(format!("/dev/urandom: {error}")))?;
     let mut bpf = EbpfLoader::new()
         .override_global("NONCE_0", &nonce, true)

@@ -24,7 +24,9 @@
 //!
 //! Invariants: no qdisc of others is touched; no bit of `skb->mark` is used; ARP, neighbour discovery and non-IP pass.
 //! An interface must have an Ethernet header. VLAN-tagged frames pass at the parent; name the VLAN interface instead.
-//! A packet that was delayed at egress has no socket any more for what comes after us.
+//! A packet that was delayed at egress has no socket any more for what comes after us; one that was delayed on the loopback
+//! passes connection tracking a second time, so addresses that are rewritten on the way to `lo` are not supported there.
+//! What a line holds when the process is killed is lost; what exceeds its room of 256 MiB goes on undelayed.
 
 mod attach;
 mod clsact;
@@ -53,7 +55,7 @@ use firedrill_abi::{MAX_INTERFACES, Rule, TAP_PREFIX};
 
 pub use self::{
     attach::{AttachMode, Attachment, Direction},
-    clsact::{Filter, PROGRAM_PREFIX, has_clsact, remove_clsact_filters},
+    clsact::{PROGRAM_PREFIX, has_clsact, remove_clsact_filters},
     error::DataPlaneError,
     histogram::DelayHistogram,
     load::{Support, kernel_support},
