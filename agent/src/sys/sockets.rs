@@ -39,6 +39,23 @@ pub fn socket_option(socket: BorrowedFd<'_>, option: libc::c_int) -> io::Result<
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(value) }
 }
 
+/// Sets an option of a socket, given as the bytes that the kernel expects for it.
+///
+/// # Errors
+/// ENOTSOCK for other descriptors, ENOPROTOOPT for unknown options, EINVAL for a value of the wrong size.
+pub fn set_socket_option(
+    socket: BorrowedFd<'_>,
+    level: libc::c_int,
+    option: libc::c_int,
+    value: &[u8],
+) -> io::Result<()> {
+    // SAFETY: the kernel reads at most `value.len()` bytes of `value`.
+    let result = unsafe {
+        libc::setsockopt(socket.as_raw_fd(), level, option, value.as_ptr().cast(), value.len() as libc::socklen_t)
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 fn owned(fd: libc::c_long) -> io::Result<OwnedFd> {
     if fd < 0 {
         return Err(io::Error::last_os_error());

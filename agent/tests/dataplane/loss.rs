@@ -1,8 +1,11 @@
 //! Loss and partition: how much, of what, and what the sender sees.
 
-use std::{io, net::UdpSocket, os::fd::AsRawFd, time::Duration};
+use std::{io, net::UdpSocket, os::fd::AsFd, time::Duration};
 
-use firedrill_agent::dataplane::{Action, Cidr, Direction, Protocol, RuleSpec};
+use firedrill_agent::{
+    dataplane::{Action, Cidr, Direction, Protocol, RuleSpec},
+    sys::sockets::set_socket_option,
+};
 use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::support::{A4, A6, B4, B6, Netns, Pair, address, delay_ms, drop_share, later, needs_root, one_way, port};
@@ -204,11 +207,7 @@ fn ports_are_found_behind_ipv6_extension_headers() {
     for option in HEADERS {
         // Next header, length (8 bytes), and padding of 6 bytes.
         let header = [0u8, 0, 1, 4, 0, 0, 0, 0];
-        // SAFETY: the kernel reads eight bytes.
-        let result = unsafe {
-            libc::setsockopt(from.as_raw_fd(), libc::IPPROTO_IPV6, option, header.as_ptr().cast(), header.len() as u32)
-        };
-        assert_eq!(result, 0, "{}", io::Error::last_os_error());
+        set_socket_option(from.as_fd(), libc::IPPROTO_IPV6, option, &header).unwrap();
     }
     let port = to.local_addr().unwrap().port();
     let rule = plane.add_rule(RuleSpec { peer_ports: vec![port..=port], ..udp(1.0) }).unwrap();
