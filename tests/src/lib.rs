@@ -10,3 +10,4 @@ pub mod needs;
 pub mod program;
 mod skip;
 pub mod stage;
+pub mod systemd;

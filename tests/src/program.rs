@@ -279,7 +279,11 @@ impl Started {
             if let Some(status) = self.child.try_wait()? {
                 return Ok(status);
             }
-            ensure!(begun.elapsed() < patience, "firedrill did not end within {patience:?}; it said: {}", self.errors());
+            ensure!(
+                begun.elapsed() < patience,
+                "firedrill did not end within {patience:?}; it said: {}",
+                self.errors()
+            );
             std::thread::sleep(Duration::from_millis(5));
         }
     }

@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use support::bench;
 
 const DRILL: &str = "kind: Experiment\nname: drill\nsystem: duo\nsteps:\n  - target: {netns: NETNS-b}\n    \
-                     inject: [{latency: {delay: 10ms}}]\n    for: 2s\nexpect: {healed: 5s}\n";
+                     inject: [{latency: {delay: 10ms}}]\n    for: 3s\nexpect: {healed: 5s}\n";
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
@@ -21,7 +21,8 @@ fn text(bytes: &[u8]) -> String {
 #[test]
 fn a_wrong_file_is_shown_at_its_place_with_the_fix() {
     let firedrill = Firedrill::new().expect("firedrill");
-    let wrong = "kind: Experiment\nname: wrong\nsteps:\n  - target: {netns: blue}\n    inject: [{latencyy: {}}]\n    for: 2s\n";
+    let wrong =
+        "kind: Experiment\nname: wrong\nsteps:\n  - target: {netns: blue}\n    inject: [{latencyy: {}}]\n    for: 2s\n";
     let file = firedrill.folder().write("wrong.yaml", wrong).expect("written").display().to_string();
     for verb in ["check", "plan", "run"] {
         let output = firedrill.output(&[verb, &file]).expect("started");
@@ -76,7 +77,10 @@ fn every_report_of_a_run_can_be_read_by_its_reader() {
     let (cases, failures) = junit(&fs::read_to_string(run.join("junit.xml")).expect("JUnit"));
     assert!(cases >= 4 && failures == 0, "{cases} cases, {failures} failures");
     let page = fs::read_to_string(run.join("report.html")).expect("a page");
-    assert!(page.contains("</html>") && !page.contains("src=\"http") && !page.contains("href=\"http"), "self-contained");
+    assert!(
+        page.contains("</html>") && !page.contains("src=\"http") && !page.contains("href=\"http"),
+        "self-contained"
+    );
     assert!(fs::read_to_string(run.join("report.md")).expect("Markdown").contains("held"));
 
     // The log alone gives the same result again.

@@ -17,7 +17,7 @@ fn experiment(target: &str, fault: &str, lasts: &str, rest: &str) -> String {
 fn a_fault_that_the_service_bears_is_held() {
     let Some(bench) = bench() else { return };
     let latency = "{latency: {delay: 20ms, protocol: tcp}}";
-    let file = bench.files(&experiment("{netns: NETNS-b}", latency, "2s", "expect: {healed: 5s}"));
+    let file = bench.files(&experiment("{netns: NETNS-b}", latency, "3s", "expect: {healed: 5s}"));
     let outcome = bench.firedrill.json(&["run", &file, "--quiet"]).expect("a result");
     outcome.expect("held", 0);
     let p50 = outcome.probe("front/page")["fault"]["p50_ms"].as_f64();
@@ -50,8 +50,7 @@ fn a_fault_that_matches_nothing_is_invalid() {
 #[test]
 fn a_system_that_is_not_steady_before_gets_no_fault() {
     let Some(bench) = bench() else { return };
-    let text = experiment("{netns: NETNS-b}", "{partition: {}}", "2s", "expect: {healed: 5s}");
-    let file = bench.files(&text.replace("kind: Experiment", "kind: Experiment"));
+    let file = bench.files(&experiment("{netns: NETNS-b}", "{partition: {}}", "2s", "expect: {healed: 5s}"));
     let down = std::fs::read_to_string(&file).expect("written").replace("10.215.0.2:8080", "10.215.0.2:9999");
     std::fs::write(&file, down).expect("written");
     let outcome = bench.firedrill.json(&["run", &file, "--quiet"]).expect("a result");

@@ -26,7 +26,8 @@ fn ours(bench: &Bench, program: u32, differences: Vec<Difference>) -> Vec<String
     let mine = |d: &Difference| {
         let what = &d.line.what;
         let ebpf = d.line.kind.starts_with("eBPF") && d.appeared && what.contains("fdrill_");
-        let server = |port: &u16| pair::server(&bench.stage, *port).is_ok_and(|pid| what.starts_with(&format!("{pid} ")));
+        let server =
+            |port: &u16| pair::server(&bench.stage, *port).is_ok_and(|pid| what.starts_with(&format!("{pid} ")));
         let stopped = d.line.kind == "stopped process" && WEB_PORTS.iter().any(server);
         d.line.place.starts_with(prefix) || what.contains(prefix) || what.contains(&guardian) || ebpf || stopped
     };
@@ -53,7 +54,8 @@ fn killed_in(args: &[&str], touched: Option<&str>) {
     let names = |word: &str| word.replace("NETNS", bench.stage.prefix()).replace("GROUP", bench.stage.prefix());
     let pid = pair::server(&bench.stage, WEB_PORTS[0]).expect("runs").to_string();
     let args: Vec<String> = args.iter().map(|word| names(word).replace("PID", &pid)).collect();
-    let args: Vec<&str> = ["inject"].into_iter().chain(args.iter().map(String::as_str)).chain(["--for", "60s"]).collect();
+    let args: Vec<&str> =
+        ["inject"].into_iter().chain(args.iter().map(String::as_str)).chain(["--for", "60s"]).collect();
 
     let before = snapshot(&bench);
     let program = bench.start(&args);

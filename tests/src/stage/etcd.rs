@@ -55,7 +55,7 @@ fn topology(folder: &Path) -> Topology {
 pub fn raise(programs: &Programs, prefix: &str, folder: &Path) -> Result<Stage> {
     let topology = topology(folder);
     let stage = Stage::raise(programs, prefix, folder, &topology.plan(programs, prefix)?)?;
-    stage.wait(Duration::from_secs(30), |stage| first_leads(stage))?;
+    stage.wait(Duration::from_secs(30), first_leads)?;
     Ok(stage)
 }
 

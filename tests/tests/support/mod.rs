@@ -42,9 +42,9 @@ components:
     probes:
       - name: page
         http: {url: \"http://10.215.0.2:8080/\", status: 200, contains: hello}
-        every: 20ms
+        every: 50ms
         timeout: 500ms
-        steady: {bad: 5%}
+        steady: {bad: 20%}
   - name: web
     replicas:
       - {name: web-1, cgroup: GROUP/web}
@@ -54,9 +54,9 @@ components:
     probes:
       - name: second
         http: {url: \"http://10.215.0.2:8081/\", status: 200}
-        every: 20ms
+        every: 50ms
         timeout: 500ms
-        steady: {bad: 5%}
+        steady: {bad: 20%}
 ";
         let folder = self.firedrill.folder().path().display().to_string();
         let text = format!("{system}---\n{experiments}");
