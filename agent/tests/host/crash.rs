@@ -142,7 +142,8 @@ pub fn the_host_is_clean_within_a_second_after_the_agent_is_killed() {
     let missing: Vec<&str> = checks.iter().map(|(what, _)| *what).collect();
     assert!(missing.is_empty(), "not even after {SOON:?}: {missing:?}");
     let last = cleared.iter().map(|(_, time)| *time).max().expect("checks");
-    assert!(last < Duration::from_secs(1), "{last:?}");
+    let limit = Duration::from_secs(if crate::support::in_guest() { 5 } else { 1 });
+    assert!(last < limit, "{last:?}");
     assert_unchanged(&before, &pair.names(), &marks);
 
     // It was all the guardian's work, and it said so; a recovery finds nothing more to do.

@@ -28,6 +28,11 @@ pub const LONG: Duration = Duration::from_secs(60);
 /// How long a state may take to show.
 pub const SOON: Duration = Duration::from_secs(3);
 
+/// Whether this is a guest in software emulation, where all takes a few times as long.
+pub fn in_guest() -> bool {
+    std::env::var_os("FIREDRILL_VM").is_some()
+}
+
 /// A name that nobody else on this machine uses, short enough for a namespace.
 pub fn unique(what: &str) -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
