@@ -1,0 +1,73 @@
+//! The guardian killed, alone or together with the program.
+
+mod support;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use firedrill_agent::host::{process, wait_until};
+use firedrill_tests::program::Started;
+use firedrill_tests::stage::pair::{self, V4, WEB_PORTS};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use support::{Bench, bench};
+
+/// The guardian of a running program, found by its parent.
+fn guardian(program: &Started) -> Pid {
+    let parent = program.pid().cast_signed();
+    let is_child = |pid: &i32| process::lineage(*pid).get(1) == Some(&parent);
+    let named = |pid: &i32| process::cmdline(*pid).starts_with("firedrill-guardian");
+    let found = process::all().into_iter().map(|s| s.process.pid).find(|pid| is_child(pid) && named(pid));
+    Pid::from_raw(found.expect("a guardian"))
+}
+
+fn answers(bench: &Bench, patience: Duration) -> bool {
+    let server = SocketAddr::from((V4[1], WEB_PORTS[0]));
+    bench.stage.within("a", || pair::ask(server, patience)).expect("node").is_ok()
+}
+
+/// Freezes the server's group, and kills guardian and program in one go.
+fn both_killed(bench: &Bench) {
+    let group = bench.stage.cgroup(pair::WEB);
+    let mut program = bench.start(&["inject", "pause", "--cgroup", &group, "--for", "60s"]);
+    let guardian = guardian(&program);
+    kill(guardian, Signal::SIGKILL).expect("runs");
+    program.signal(Signal::SIGKILL).expect("runs");
+    program.wait(Duration::from_secs(2)).expect("dies");
+    assert!(!answers(bench, Duration::from_millis(300)), "nobody is left who could thaw it");
+}
+
+#[test]
+fn without_its_guardian_no_fault_stays_in_force() {
+    let Some(bench) = bench() else { return };
+    let group = bench.stage.cgroup(pair::WEB);
+    let mut program = bench.start(&["inject", "pause", "--cgroup", &group, "--for", "60s", "--json"]);
+    kill(guardian(&program), Signal::SIGKILL).expect("runs");
+    assert_eq!(program.wait(Duration::from_secs(10)).expect("ends").code(), Some(4), "{}", program.errors());
+    assert!(program.printed().contains("guardian"), "it says why: {}", program.printed());
+    assert!(answers(&bench, Duration::from_secs(1)));
+}
+
+#[test]
+fn what_both_left_is_shown_and_recovered() {
+    let Some(bench) = bench() else { return };
+    both_killed(&bench);
+    let status = bench.firedrill.output(&["status"]).expect("started");
+    let told = String::from_utf8_lossy(&status.stdout).into_owned();
+    assert_eq!(status.status.code(), Some(5), "{told}");
+    assert!(told.contains("freeze cgroup") && told.contains("firedrill recover"), "{told}");
+    let recover = bench.firedrill.output(&["recover"]).expect("started");
+    assert_eq!(recover.status.code(), Some(0), "{}", String::from_utf8_lossy(&recover.stderr));
+    assert!(answers(&bench, Duration::from_secs(1)), "thawed");
+    assert_eq!(bench.firedrill.output(&["status"]).expect("started").status.code(), Some(0));
+}
+
+#[test]
+fn the_next_run_recovers_first() {
+    let Some(bench) = bench() else { return };
+    both_killed(&bench);
+    let netns = bench.stage.netns("b");
+    let next = bench.firedrill.output(&["inject", "latency", "--netns", &netns, "--delay", "1ms", "--for", "1s"]);
+    let told = String::from_utf8_lossy(&next.expect("started").stderr).into_owned();
+    assert!(wait_until(Duration::from_secs(1), || answers(&bench, Duration::from_millis(300))), "{told}");
+}
