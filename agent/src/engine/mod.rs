@@ -42,11 +42,12 @@ pub trait Host {
     /// The kernel refuses.
     fn renew(&mut self, handle: &mut Self::Handle, expires: Instant) -> Result<(), ChangeError>;
 
-    /// Lets go of a change: stops workers, closes descriptors. Its inverse runs right after.
+    /// Lets go of a change: stops workers, closes descriptors. Its inverse runs right after. Gives the last word of
+    /// what it measured, where letting go still adds to it.
     ///
     /// # Errors
     /// Something did not end in order; the inverse runs all the same.
-    fn release(&mut self, change: &Change, handle: Self::Handle) -> Result<(), ChangeError>;
+    fn release(&mut self, change: &Change, handle: Self::Handle) -> Result<Option<Measured>, ChangeError>;
 
     /// Runs an inverse.
     ///
@@ -287,19 +288,24 @@ impl<H: Host> Engine<H> {
             if !live.users.contains(&id) {
                 continue;
             }
-            // Measured before it ends, in reverse; put into the plan's order below.
-            reverted.measured.extend(self.host.measure(&live.what, &mut live.handle));
+            // In reverse; put into the plan's order below.
+            let before = self.host.measure(&live.what, &mut live.handle);
             live.users.retain(|user| *user != id);
-            if live.users.is_empty() {
+            let last = if live.users.is_empty() {
                 let live = self.live.remove(i);
-                reverted.changes.push(self.revert_one(live));
-            }
+                let (change, last) = self.revert_one(live);
+                reverted.changes.push(change);
+                last
+            } else {
+                None
+            };
+            reverted.measured.extend(last.or(before));
         }
         reverted.measured.reverse();
         reverted
     }
 
-    fn revert_one(&mut self, live: Live<H::Handle>) -> RevertedChange {
+    fn revert_one(&mut self, live: Live<H::Handle>) -> (RevertedChange, Option<Measured>) {
         let Live { number, what, undo, handle, .. } = live;
         let released = self.host.release(&what, handle);
         let (note, mut error) = match self.host.undo(&undo) {
@@ -309,11 +315,12 @@ impl<H: Host> Engine<H> {
             }
             Err(e) => (String::new(), Some(e.to_string())),
         };
-        if let Err(e) = released {
-            error = Some(error.map_or_else(|| e.to_string(), |first| format!("{first}; {e}")));
-        }
+        let last = released.unwrap_or_else(|e| {
+            error = Some(error.take().map_or_else(|| e.to_string(), |first| format!("{first}; {e}")));
+            None
+        });
         self.left_over.extend(error.clone());
-        RevertedChange { number, note, error }
+        (RevertedChange { number, note, error }, last)
     }
 
     /// Ends every fault, the youngest first.

@@ -79,9 +79,9 @@ impl Host for FakeHost {
         Ok(())
     }
 
-    fn release(&mut self, _: &Change, handle: String) -> Result<(), ChangeError> {
+    fn release(&mut self, _: &Change, handle: String) -> Result<Option<Measured>, ChangeError> {
         assert!(self.in_force.contains(&handle), "{handle} is let go of, but is not in force");
-        Ok(())
+        Ok(None)
     }
 
     fn undo(&mut self, undo: &Undo) -> Result<String, UndoError> {
@@ -236,8 +236,8 @@ fn a_change_that_somebody_else_has_just_made_is_not_undone() {
         fn renew(&mut self, _: &mut String, _: Instant) -> Result<(), ChangeError> {
             Ok(())
         }
-        fn release(&mut self, _: &Change, _: String) -> Result<(), ChangeError> {
-            Ok(())
+        fn release(&mut self, _: &Change, _: String) -> Result<Option<Measured>, ChangeError> {
+            Ok(None)
         }
         fn undo(&mut self, undo: &Undo) -> Result<String, UndoError> {
             self.0.undo(undo)
@@ -319,8 +319,8 @@ fn an_object_under_a_fault_is_refused_to_a_second_one_with_the_name_of_the_first
         (suspend(5), suspend(5)),
         (sysctl("1"), sysctl("0")),
         (
-            Change::StopUnit { unit: "a.service".into(), triggers: vec!["a.socket".into()] },
-            Change::StopUnit { unit: "a.service".into(), triggers: Vec::new() },
+            Change::StopUnit { unit: "a.service".into(), triggers: vec!["a.socket".into()], dependents: Vec::new() },
+            Change::StopUnit { unit: "a.service".into(), triggers: Vec::new(), dependents: Vec::new() },
         ),
         (Change::Netns { name: "x".into() }, Change::Netns { name: "x".into() }),
     ];

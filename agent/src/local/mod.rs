@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
-use firedrill_model::change::Change;
+use firedrill_model::change::{Change, Victim};
 use firedrill_model::facts::{CgroupRef, HostFacts, ProcessRef};
 use firedrill_model::receipt::Measured;
 use firedrill_model::units::Span;
@@ -88,15 +88,15 @@ impl Host for LocalHost {
                 name: interface.name.clone(),
                 way: *direction,
             },
-            Change::Tag { .. } | Change::DelayLine { .. } | Change::Rule { .. } => {
-                Undo::DiesWithAgent
-            }
+            Change::Tag { .. } | Change::DelayLine { .. } | Change::Rule { .. } => Undo::DiesWithAgent,
             Change::Sysctl { netns, key, value } => Undo::Sysctl {
                 netns: netns.clone(),
                 key: key.clone(),
                 old: sysctl::read(netns, key).map_err(failed())?,
                 ours: value.clone(),
             },
+            // Killed again and again, a unit runs into its limit of restarts, and would stay down for ever.
+            Change::Kill { victim: Victim::Unit { unit, .. }, keep: true, .. } => Undo::Revive { unit: unit.clone() },
             Change::Kill { .. } => Undo::Irreversible("a kill is not undone; its supervisor brings it back".into()),
             Change::Suspend { process } => {
                 if process::is_stopped(process) {
@@ -116,7 +116,9 @@ impl Host for LocalHost {
                 }
                 Undo::Thaw { cgroup: cgroup.clone() }
             }
-            Change::StopUnit { unit, triggers } => Undo::StartUnit { unit: unit.clone(), triggers: triggers.clone() },
+            Change::StopUnit { unit, triggers, dependents } => {
+                Undo::StartUnit { unit: unit.clone(), triggers: triggers.clone(), dependents: dependents.clone() }
+            }
             Change::Command { undo, .. } => {
                 Undo::Command { argv: undo.clone(), directory: std::env::current_dir().map_err(failed())? }
             }
@@ -171,7 +173,8 @@ impl Host for LocalHost {
                 cgroup::set_freeze(cgroup, "1").map_err(failed())?;
                 self.in_force(change, State::Frozen(cgroup.clone()))?
             }
-            Change::StopUnit { unit, triggers } => {
+            // Those that depend on it are stopped by systemd.
+            Change::StopUnit { unit, triggers, .. } => {
                 for name in triggers.iter().chain([unit]) {
                     systemd::stop(name).map_err(failed())?;
                 }
@@ -218,25 +221,25 @@ impl Host for LocalHost {
         }
     }
 
-    fn release(&mut self, change: &Change, handle: Handle) -> Result<(), ChangeError> {
+    fn release(&mut self, change: &Change, handle: Handle) -> Result<Option<Measured>, ChangeError> {
         match (change, handle) {
-            (Change::Attach { netns, interface, direction }, _) => self.planes.detach(netns, interface, *direction),
+            (Change::Rule { netns, .. }, Handle::Rule(rule)) => {
+                return Ok(self.planes.remove_rule(netns, rule)?.map(Measured::Packets));
+            }
+            (_, Handle::Kill(mut watch)) => return Ok(Some(Measured::Kill(watch.end()))),
+            (Change::Attach { netns, interface, direction }, _) => self.planes.detach(netns, interface, *direction)?,
             (Change::DelayLine { netns, interface, direction }, _) => {
-                self.planes.stop_line(netns, interface, *direction)
+                self.planes.stop_line(netns, interface, *direction)?;
             }
-            (Change::Tag { netns, sockets }, _) => self.planes.untag(netns, sockets),
-            (Change::Rule { netns, .. }, Handle::Rule(rule)) => self.planes.remove_rule(netns, rule),
-            (_, Handle::Kill(mut watch)) => {
-                watch.end();
-                Ok(())
-            }
+            (Change::Tag { netns, sockets }, _) => self.planes.untag(netns, sockets)?,
             (Change::Spawn { .. }, Handle::Child(mut child)) => {
                 // Killed here as well as with its group, so that it is reaped and does not keep the group busy.
                 let _ = child.kill();
-                child.wait().map(drop).map_err(ChangeError::failed(format!("waiting for process {}", child.id())))
+                child.wait().map_err(ChangeError::failed(format!("waiting for process {}", child.id())))?;
             }
-            _ => Ok(()),
+            _ => {}
         }
+        Ok(None)
     }
 
     fn undo(&mut self, undo: &Undo) -> Result<String, UndoError> {

@@ -135,11 +135,12 @@ impl Planes {
         Ok(RuleHandle { netns: netns.inode, id })
     }
 
-    pub fn remove_rule(&mut self, netns: &NetnsRef, rule: RuleHandle) -> Result<(), ChangeError> {
-        let Some(plane) = self.planes.get_mut(&netns.inode) else { return Ok(()) };
+    /// Removes a rule. Its last counts include the packets that its delay line sends on now.
+    pub fn remove_rule(&mut self, netns: &NetnsRef, rule: RuleHandle) -> Result<Option<PacketCount>, ChangeError> {
+        let Some(plane) = self.planes.get_mut(&netns.inode) else { return Ok(None) };
         let removed = plane.plane.remove_rule(rule.id);
         self.drop_if_unused(netns.inode);
-        removed.map(drop).map_err(Into::into)
+        Ok(removed?.map(|last| convert::count(&last)))
     }
 
     pub fn set_expiry(&mut self, rule: &RuleHandle, expires: Instant) -> Result<(), ChangeError> {

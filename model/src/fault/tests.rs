@@ -276,21 +276,23 @@ fn one_state_that_did_not_hold_spoils_the_receipt() {
 #[test]
 fn packets_that_were_mostly_not_delayed_are_no_latency() {
     let fault: Fault = serde_json::from_str(r#"{"latency": {"delay": "50ms"}}"#).expect("valid");
-    let count = |bypassed| PacketCount {
+    let count = |bypassed, longest: u64| PacketCount {
         matched: 100,
         delayed: 100 - bypassed,
         bypassed,
         applied: DelayHistogram {
             count: 100 - bypassed,
-            sum_ns: 50_000_000,
-            min_ns: 1,
-            max_ns: 2,
+            sum_ns: longest * (100 - bypassed),
+            min_ns: longest,
+            max_ns: longest,
             buckets: Vec::new(),
         },
         ..PacketCount::default()
     };
-    assert_eq!(fault.receipt("x", vec![Measured::Packets(count(10))]).effect, Effect::Effective);
-    assert_eq!(fault.receipt("x", vec![Measured::Packets(count(90))]).effect, Effect::None);
+    let effect = |bypassed, longest| fault.receipt("x", vec![Measured::Packets(count(bypassed, longest))]).effect;
+    assert_eq!(effect(10, 50_100_000), Effect::Effective);
+    assert_eq!(effect(90, 50_100_000), Effect::None);
+    assert_eq!(effect(0, 20_000_000), Effect::None, "all left when the fault ended, before their time");
 }
 
 #[test]
