@@ -31,7 +31,8 @@ pub(crate) fn finding(
         Verdict::Held => held(run, probes, radius),
         Verdict::Inconclusive => inconclusive(run, sorted, probes),
     };
-    format!("{}.", sentence.trim_end_matches('.'))
+    // A reason may end with "did you mean ..?".
+    if sentence.ends_with('?') { sentence } else { format!("{}.", sentence.trim_end_matches('.')) }
 }
 
 /// A judged probe with its plan.

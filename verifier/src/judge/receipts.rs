@@ -51,7 +51,12 @@ pub(crate) fn expectation(run: &Run) -> Expectation {
     let reason = if reasons.is_empty() {
         let says: Vec<String> =
             run.receipts.iter().map(|(_, r)| format!("{} on {}: {}", r.fault, r.target, r.says)).collect();
-        if says.is_empty() { "nothing was injected".into() } else { says.join("; ") }
+        if says.is_empty() {
+            worst = Verdict::Invalid;
+            "nothing was injected".into()
+        } else {
+            says.join("; ")
+        }
     } else {
         reasons.join("; ")
     };

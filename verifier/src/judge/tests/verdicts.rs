@@ -200,6 +200,8 @@ fn a_run_that_injected_nothing_is_invalid() {
     let judgement = crate::judge::run(&drill.run());
     assert_eq!(judgement.verdict, Verdict::Invalid);
     assert!(judgement.expectations.iter().all(|e| !e.what.contains("holds")), "{:?}", judgement.expectations);
+    let effect = judgement.expectations.iter().find(|e| e.what.contains("takes effect")).expect("always there");
+    assert_eq!(effect.verdict, Verdict::Invalid, "what was never injected took no effect");
     assert_ne!(judgement.radius.containment, Containment::Contained);
 }
 
