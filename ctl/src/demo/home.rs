@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use firedrill_agent::agent::{Agent, Options};
+use firedrill_agent::host;
 use firedrill_agent::journal::Directories;
 use firedrill_agent::owner::{Holder, Owner};
-use firedrill_agent::{host, recover};
+use firedrill_agent::recover::{self, Recovery};
 use firedrill_model::change::Plan;
 
 /// What the directory of a stage begins with, within the run directory.
@@ -111,12 +112,9 @@ fn remove(directories: &Directories) {
 }
 
 /// Clears up after demos that were killed: their guardians have taken their stages down, unless they were killed too.
-///
-/// # Errors
-/// What could not be undone.
-pub fn sweep(base: &Directories) -> anyhow::Result<()> {
+pub fn sweep(base: &Directories) -> Recovery {
     let boot = host::facts().boot_id;
-    let mut left = Vec::new();
+    let mut all = Recovery::default();
     for own in names(&base.run).into_iter().chain(names(&base.state)) {
         let directories = Directories { run: base.run.join(&own), state: base.state.join(&own) };
         let holder = Holder { pid: std::process::id(), what: "clearing up after a demo".into(), since: String::new() };
@@ -126,14 +124,11 @@ pub fn sweep(base: &Directories) -> anyhow::Result<()> {
         if recovery.left.is_empty() {
             remove(&directories);
         }
-        left.extend(recovery.left);
+        all.undone.extend(recovery.undone);
+        all.left.extend(recovery.left);
         drop(owner);
     }
-    if left.is_empty() {
-        Ok(())
-    } else {
-        bail!("an earlier demo left something that could not be undone: {}", left.join("; "))
-    }
+    all
 }
 
 fn names(directory: &PathBuf) -> Vec<String> {

@@ -22,7 +22,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use firedrill_agent::agent::Agent;
 use firedrill_agent::snapshot::{Difference, Snapshot};
 use firedrill_model::lower::{Choices, Library, Lowered};
@@ -35,6 +35,7 @@ use crate::verb::{self, UsageError, report};
 use conclude::Outcome;
 use drills::{DRILLS, Drill};
 use home::Stage;
+pub use home::sweep;
 use survive::{Setting, Survival};
 use tell::Teller;
 
@@ -54,7 +55,10 @@ pub fn run(args: &DemoArgs) -> Result<ExitCode> {
         return Err(UsageError(format!("the demo cannot run here; nothing was touched:\n{}", list.join("\n"))).into());
     }
     let directories = args.places.directories();
-    home::sweep(&directories)?;
+    let left = home::sweep(&directories).left;
+    if !left.is_empty() {
+        bail!("an earlier demo left something that could not be undone: {}", left.join("; "));
+    }
     verb::runtime()?.block_on(Demo::new(&args.places)?.run())
 }
 

@@ -8,14 +8,19 @@ use firedrill_agent::{host, recover};
 use firedrill_model::verdict::ExitCode;
 
 use crate::cli::JsonArg;
+use crate::demo;
 
 pub fn run(args: &JsonArg) -> Result<ExitCode> {
     let directories = args.places.directories();
     let holder = Holder { pid: std::process::id(), what: "recover".into(), since: String::new() };
     // Never beside a live owner: its changes are its own.
     let owner = Owner::take(&directories.run, &holder, Duration::from_secs(2))?;
-    let done = recover::recover(&directories, &host::facts().boot_id);
+    let mut done = recover::recover(&directories, &host::facts().boot_id);
     drop(owner);
+    // A demo's stage has a lock and a journal of its own.
+    let stages = demo::sweep(&directories);
+    done.undone.extend(stages.undone);
+    done.left.extend(stages.left);
     if args.json {
         anstream::println!("{}", serde_json::json!({ "undone": done.undone, "left": done.left }));
     } else {

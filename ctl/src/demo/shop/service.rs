@@ -197,7 +197,7 @@ mod tests {
     const CHILD: &str = "demo::shop::service::tests::child_that_listens";
 
     #[test]
-    #[ignore = "the child process of another test"]
+    #[ignore = "run by other tests, as a process that listens"]
     fn child_that_listens() {
         let address = std::env::args().find_map(|a| a.strip_prefix("listen=").map(str::to_owned));
         let listener = std::net::TcpListener::bind(address.expect("given by the test")).expect("free");
