@@ -200,8 +200,6 @@ fn a_run_that_injected_nothing_is_invalid() {
     let judgement = crate::judge::run(&drill.run());
     assert_eq!(judgement.verdict, Verdict::Invalid);
     assert!(judgement.expectations.iter().all(|e| !e.what.contains("holds")), "{:?}", judgement.expectations);
-    let effect = judgement.expectations.iter().find(|e| e.what.contains("takes effect")).expect("always there");
-    assert_eq!(effect.verdict, Verdict::Invalid, "what was never injected took no effect");
     assert_ne!(judgement.radius.containment, Containment::Contained);
 }
 
@@ -215,6 +213,17 @@ fn an_end_before_its_time_is_aborted_or_invalid_as_its_cause_says() {
         assert_eq!(judgement.verdict, verdict, "{judgement:#?}");
         assert!(judgement.finding.contains("bad for 5.1s"), "{}", judgement.finding);
     }
+}
+
+#[test]
+fn what_was_never_injected_took_no_effect() {
+    let why = "no network namespace matches `bleu`; did you mean `blue`?".to_owned();
+    let drill = Drill::new().baseline().answers(0, &|_| good()).answers(1, &|_| good());
+    let run = drill.at(20.0, Event::Aborted { why, invalid: true }).phase(END, Phase::Verdict).run();
+    let judgement = crate::judge::run(&run);
+    let effect = judgement.expectations.iter().find(|e| e.what.contains("takes effect")).expect("always there");
+    assert_eq!(effect.verdict, Verdict::Invalid);
+    assert!(judgement.finding.ends_with("did you mean `blue`?"), "{}", judgement.finding);
 }
 
 #[test]
