@@ -69,12 +69,20 @@ pub enum Undo {
         /// The process.
         process: ProcessRef,
     },
-    /// Start a unit again, then its triggers.
+    /// Start a unit's triggers again, then the unit and those that depend on it.
     StartUnit {
         /// The unit.
         unit: String,
         /// Triggers that were stopped.
         triggers: Vec<String>,
+        /// Units that systemd stopped with it.
+        #[serde(default)]
+        dependents: Vec<String>,
+    },
+    /// Start a unit for which systemd has given up, because it was killed as often as it came back.
+    Revive {
+        /// The unit.
+        unit: String,
     },
     /// Run the user's command.
     Command {
@@ -153,12 +161,21 @@ impl Undo {
                 })
                 .map_err(fail(format!("continuing process {}", process.pid), format!("`kill -CONT {}`", process.pid)))
             }
-            Self::StartUnit { unit, triggers } => {
-                for name in std::iter::once(unit).chain(triggers) {
-                    systemd::start(name)
-                        .map_err(fail(format!("starting {name}"), format!("`systemctl start {name}`")))?;
+            Self::StartUnit { unit, triggers, dependents } => {
+                // A socket is refused while its service runs, and the service wants the socket: triggers first.
+                let all = triggers.iter().chain([unit]).chain(dependents);
+                // All are tried: a socket that is refused does not keep the unit down.
+                let failed: Vec<(&str, io::Error)> =
+                    all.filter_map(|name| Some((name.as_str(), systemd::start(name).err()?))).collect();
+                let names = failed.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(" ");
+                match failed.into_iter().next() {
+                    None => Ok("started".into()),
+                    Some((_, e)) => Err(fail(format!("starting {names}"), format!("`systemctl start {names}`"))(e)),
                 }
-                Ok("started".into())
+            }
+            Self::Revive { unit } => {
+                let by_hand = format!("`systemctl reset-failed {unit}`, then `systemctl start {unit}`");
+                systemd::revive(unit).map_err(fail(format!("giving {unit} back to systemd"), by_hand))
             }
             Self::Command { argv, directory } => {
                 command(argv, directory, COMMAND_PATIENCE).map(|()| "undone by its own command".into()).map_err(fail(

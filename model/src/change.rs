@@ -91,6 +91,9 @@ pub enum Change {
         unit: String,
         /// Triggers (sockets, timers) that are stopped first, so that they do not start it again.
         triggers: Vec<String>,
+        /// Units that systemd stops with it, because they require it.
+        #[serde(default)]
+        dependents: Vec<String>,
     },
     /// Run a command of the user's, with the command that undoes it.
     Command {
@@ -353,8 +356,16 @@ impl fmt::Display for Change {
             }
             Self::Suspend { process } => write!(f, "stop process {} ({}) with SIGSTOP", process.pid, process.comm),
             Self::Freeze { cgroup } => write!(f, "freeze cgroup {}", cgroup.path),
-            Self::StopUnit { unit, triggers } if triggers.is_empty() => write!(f, "stop unit {unit}"),
-            Self::StopUnit { unit, triggers } => write!(f, "stop {}, then unit {unit}", triggers.join(", ")),
+            Self::StopUnit { unit, triggers, dependents } => {
+                match triggers.as_slice() {
+                    [] => write!(f, "stop unit {unit}")?,
+                    triggers => write!(f, "stop {}, then unit {unit}", triggers.join(", "))?,
+                }
+                match dependents.as_slice() {
+                    [] => Ok(()),
+                    dependents => write!(f, ", and with it {}", dependents.join(", ")),
+                }
+            }
             Self::Command { run, undo } => write!(f, "run `{}` (undone by `{}`)", run.join(" "), undo.join(" ")),
             Self::Netns { name } => write!(f, "make network namespace {name}"),
             Self::Veth { a, b } => {

@@ -123,8 +123,14 @@ pub struct UnitFacts {
     pub name: String,
     /// `ActiveState`, for example `active`.
     pub active: String,
-    /// Sockets and timers that would start it again while it is stopped (`TriggeredBy`).
+    /// Active sockets and timers that would start it again while it is stopped (`TriggeredBy`).
     pub triggered_by: Vec<String>,
+    /// Active units that systemd stops together with it (`RequiredBy`, `BoundBy`, `ConsistsOf`), and theirs.
+    #[serde(default)]
+    pub stops_with: Vec<String>,
+    /// Why it could not be started again after a stop; nothing when it can.
+    #[serde(default)]
+    pub no_way_back: Option<String>,
 }
 
 /// How a replica is stopped and started by its owner's own commands.

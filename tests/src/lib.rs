@@ -1,7 +1,7 @@
 //! Whole-program tests, and what they share.
 //!
-//! The name of a file in `tests/` says in which suite it runs: `services*` with real services, `demo*` the demo, `vm_*`
-//! in a guest with an old kernel, all others on this kernel. All of them need root.
+//! The name of a file in `tests/` says in which suite it runs: `services*` with real services, `units*` with systemd in
+//! a container, `demo*` the demo, `vm_*` in a guest with an old kernel, all others on this kernel. All of them need root.
 //!
 //! [`stage`] makes namespaces, wires and processes that go away with their owner; `firedrill-stage` shows the same
 //! stages to people. [`program`] runs the real `firedrill` binary.

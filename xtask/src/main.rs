@@ -2,6 +2,7 @@
 
 mod cargo;
 mod ci;
+mod debian;
 mod dist;
 mod ebpf;
 mod quickstart;

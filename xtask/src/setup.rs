@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::{cargo, repo, run};
+use crate::{cargo, debian, repo, run};
 
 /// What must be there, how to see that it is, and the Debian package that brings it.
 struct Need {
@@ -38,6 +38,10 @@ const VM: &[Need] = &[
     Need { package: "kmod", present: || found("depmod") },
     Need { package: "xz-utils", present: || found("xz") },
     Need { package: "zstd", present: || found("zstd") },
+];
+const UNITS: &[Need] = &[
+    Need { package: "systemd-container", present: || found("systemd-nspawn") },
+    Need { package: "debootstrap", present: || found("debootstrap") },
 ];
 const TOOLS: &[Need] = &[
     Need { package: "iproute2", present: || found("ip") && found("tc") && found("ss") },
@@ -66,6 +70,9 @@ pub struct Args {
     /// What `vm-test` needs: QEMU, busybox, depmod
     #[arg(long)]
     vm: bool,
+    /// What the units tests need: systemd-nspawn, and a small Debian for it
+    #[arg(long)]
+    units: bool,
 }
 
 /// What can be installed together.
@@ -79,6 +86,8 @@ pub enum Group {
     Services,
     /// For `vm-test`.
     Vm,
+    /// For the units tests.
+    Units,
 }
 
 impl Group {
@@ -88,6 +97,7 @@ impl Group {
             Self::Ebpf => EBPF,
             Self::Services => SERVICES,
             Self::Vm => VM,
+            Self::Units => UNITS,
         };
         [TOOLS, own]
     }
@@ -95,7 +105,8 @@ impl Group {
 
 /// Installs what is missing.
 pub fn run(args: &Args) -> Result<ExitCode> {
-    let chosen = [(Group::Ebpf, args.ebpf), (Group::Services, args.services), (Group::Vm, args.vm)];
+    let chosen =
+        [(Group::Ebpf, args.ebpf), (Group::Services, args.services), (Group::Vm, args.vm), (Group::Units, args.units)];
     let groups: Vec<Group> = chosen.into_iter().filter(|(_, wanted)| *wanted).map(|(group, _)| group).collect();
     if groups.is_empty() {
         all()?
@@ -108,13 +119,16 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 
 /// Installs everything that is missing.
 pub fn all() -> Result<()> {
-    groups_present(&[Group::Ebpf, Group::Services, Group::Vm])
+    groups_present(&[Group::Ebpf, Group::Services, Group::Vm, Group::Units])
 }
 
 fn groups_present(groups: &[Group]) -> Result<()> {
     install(&missing(groups))?;
     if groups.contains(&Group::Ebpf) {
         bpf_linker()?;
+    }
+    if groups.contains(&Group::Units) {
+        debian::root(true)?;
     }
     Ok(())
 }
@@ -181,7 +195,7 @@ fn install(packages: &[&str]) -> Result<()> {
 }
 
 /// A command run as root: directly, or through sudo.
-fn root(words: &[&str]) -> Result<Command> {
+pub fn root(words: &[&str]) -> Result<Command> {
     if repo::is_root() {
         return Ok(run::command(words[0], &words[1..]));
     }

@@ -25,7 +25,20 @@ pub struct Unit {
     pub facts: Option<UnitFacts>,
     /// Its control group below the mount point; empty when it does not run.
     pub cgroup: String,
+    /// Units that systemd stops together with it, active or not: `RequiredBy`, `BoundBy`, `ConsistsOf`,
+    /// `PropagatesStopTo`.
+    pub dependents: Vec<String>,
+    /// Whether its owner wants systemd to start it again when it has ended: `Restart` other than `no`.
+    pub restarts: bool,
+    /// Made by a program, not by a file: it is forgotten once it has stopped.
+    transient: bool,
+    /// Whether systemd lets people start and stop it: `CanStart`, `CanStop`.
+    manual: bool,
 }
+
+/// What [`show`] asks for.
+const PROPERTIES: &str = "--property=Id,LoadState,ActiveState,ControlGroup,TriggeredBy,RequiredBy,BoundBy,ConsistsOf,\
+                          PropagatesStopTo,Transient,CanStart,CanStop,Restart";
 
 /// Looks a unit up. `nginx` is taken for `nginx.service`.
 ///
@@ -33,7 +46,7 @@ pub struct Unit {
 /// `systemctl` cannot be run, or says no.
 pub fn show(unit: &str) -> io::Result<Unit> {
     let name = full_name(unit);
-    let text = run(&["show", "--property=Id,LoadState,ActiveState,ControlGroup,TriggeredBy", "--", &name], PATIENCE)?;
+    let text = run(&["show", PROPERTIES, "--", &name], PATIENCE)?;
     Ok(parse(&text))
 }
 
@@ -42,12 +55,67 @@ fn parse(text: &str) -> Unit {
         let found = text.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix('='));
         found.unwrap_or_default().to_owned()
     };
+    let names = |key: &str| value(key).split_whitespace().map(str::to_owned).collect::<Vec<_>>();
     let facts = UnitFacts {
         name: value("Id"),
         active: value("ActiveState"),
-        triggered_by: value("TriggeredBy").split_whitespace().map(str::to_owned).collect(),
+        triggered_by: names("TriggeredBy"),
+        stops_with: Vec::new(),
+        no_way_back: None,
     };
-    Unit { load: value("LoadState"), facts: Some(facts), cgroup: value("ControlGroup") }
+    Unit {
+        load: value("LoadState"),
+        facts: Some(facts),
+        cgroup: value("ControlGroup"),
+        dependents: ["RequiredBy", "BoundBy", "ConsistsOf", "PropagatesStopTo"].into_iter().flat_map(names).collect(),
+        restarts: !matches!(value("Restart").as_str(), "" | "no"),
+        transient: value("Transient") == "yes",
+        manual: value("CanStart") != "no" && value("CanStop") != "no",
+    }
+}
+
+/// A unit with all that a stop of it would touch: its triggers that are active, and the active units that systemd
+/// would stop with it.
+///
+/// # Errors
+/// As [`show`].
+pub fn with_neighbours(unit: &str) -> io::Result<Unit> {
+    let mut found = show(unit)?;
+    let Some(facts) = &mut found.facts else { return Ok(found) };
+    let is_active = |name: &String| active_state(name).is_ok_and(|state| state == "active");
+    facts.triggered_by.retain(is_active);
+    facts.no_way_back = no_way_back(&facts.name, found.transient, found.manual);
+    let mut next: Vec<String> = found.dependents.clone();
+    while let Some(name) = next.pop() {
+        if name == facts.name || facts.stops_with.contains(&name) || facts.triggered_by.contains(&name) {
+            continue;
+        }
+        let dependent = show(&name)?;
+        if dependent.facts.is_none_or(|f| !matches!(f.active.as_str(), "active" | "activating" | "reloading")) {
+            continue;
+        }
+        if let Some(why) = no_way_back(&name, dependent.transient, dependent.manual) {
+            facts.no_way_back.get_or_insert(format!("systemd would stop {name} with it, and {why}"));
+        }
+        next.extend(dependent.dependents);
+        facts.stops_with.push(name);
+    }
+    // What is needed by others is started before them.
+    facts.stops_with.reverse();
+    Ok(found)
+}
+
+/// Why a unit that was stopped could not be started again, with all that went down with it.
+fn no_way_back(name: &str, transient: bool, manual: bool) -> Option<String> {
+    let kind = name.rsplit('.').next().unwrap_or_default();
+    if transient {
+        return Some(format!("{name} was made by a program (transient) and is forgotten once it has stopped"));
+    }
+    if !manual {
+        return Some(format!("systemd starts and stops {name} only as a dependency of others (CanStart, CanStop)"));
+    }
+    (!matches!(kind, "service" | "socket" | "timer" | "path"))
+        .then(|| format!("{name} is a {kind}; only services, sockets, timers and paths come back as they were"))
 }
 
 /// A unit name with its suffix.
@@ -77,12 +145,48 @@ pub fn stop(unit: &str) -> io::Result<()> {
     run(&["stop", "--", unit], PATIENCE).map(drop)
 }
 
-/// Starts a unit and waits until it is up.
+/// Starts a unit and waits until it is up. Drills count as starts: when systemd refuses one more
+/// (`StartLimitBurst`), the count is reset, once.
 ///
 /// # Errors
 /// As [`show`]; the text is systemd's own.
 pub fn start(unit: &str) -> io::Result<()> {
+    let first = run(&["start", "--", unit], PATIENCE);
+    if first.is_ok() || active_state(unit)? != "failed" {
+        return first.map(drop);
+    }
+    reset(unit)?;
     run(&["start", "--", unit], PATIENCE).map(drop)
+}
+
+/// Gives back a unit that was killed whenever it came back: the count of its restarts begins anew, and when systemd
+/// has given up already, it is started. The text says which.
+///
+/// # Errors
+/// As [`show`]; the text is systemd's own.
+pub fn revive(unit: &str) -> io::Result<String> {
+    // Before the state is looked at: a restart that is under way now must not be the one too many.
+    let found = show(unit)?;
+    if found.load != "loaded" {
+        return Ok("the unit is gone".into());
+    }
+    if !found.restarts {
+        // Its failure is left for people to see.
+        return Ok("nobody restarts it (Restart=no)".into());
+    }
+    let failed = |unit: &Unit| unit.facts.as_ref().is_some_and(|f| f.active == "failed");
+    let gave_up = failed(&found);
+    reset(unit)?;
+    if !gave_up && !failed(&show(unit)?) {
+        return Ok("left to its supervisor".into());
+    }
+    run(&["start", "--", unit], PATIENCE)?;
+    Ok("systemd had given up after so many kills; started".into())
+}
+
+/// Forgets a failure, and how often the unit was started of late (systemctl(1), `reset-failed`).
+fn reset(unit: &str) -> io::Result<()> {
+    run(&["reset-failed", "--", unit], PATIENCE).map(drop)
 }
 
 fn run(args: &[&str], patience: Duration) -> io::Result<String> {
@@ -126,11 +230,22 @@ mod tests {
 
     #[test]
     fn what_systemctl_shows_is_read_by_key_in_any_order() {
-        let unit = parse("LoadState=loaded\nControlGroup=/system.slice/a.service\nTriggeredBy=a.socket a.timer\nId=a.service\nActiveState=active\n");
+        let unit = parse(
+            "LoadState=loaded\nControlGroup=/system.slice/a.service\nTriggeredBy=a.socket a.timer\nId=a.service\nActiveState=active\n",
+        );
         let facts = unit.facts.expect("facts");
         assert_eq!((facts.name.as_str(), facts.active.as_str()), ("a.service", "active"));
         assert_eq!(facts.triggered_by, ["a.socket", "a.timer"]);
         assert_eq!((unit.load.as_str(), unit.cgroup.as_str()), ("loaded", "/system.slice/a.service"));
+    }
+
+    #[test]
+    fn what_cannot_be_started_again_is_told() {
+        assert_eq!(no_way_back("a.service", false, true), None);
+        assert_eq!(no_way_back("a.timer", false, true), None);
+        assert!(no_way_back("run-u1.service", true, true).is_some_and(|why| why.contains("transient")));
+        assert!(no_way_back("basic.target", false, true).is_some_and(|why| why.contains("is a target")));
+        assert!(no_way_back("a.service", false, false).is_some_and(|why| why.contains("CanStart")));
     }
 
     #[test]

@@ -131,14 +131,22 @@ fn find_unit(name: &str, wanted: &str, base: TargetFacts, host: &HostFacts) -> R
             help: "systemd does not run this host; name a cgroup, pid or process instead".into(),
         });
     }
-    let unit = systemd::show(wanted).map_err(|e| io_error(&format!("unit {wanted}"), e))?;
+    let unit = systemd::with_neighbours(wanted).map_err(|e| io_error(&format!("unit {wanted}"), e))?;
     if unit.load == "not-found" || unit.load.is_empty() {
-        return Err(not_found("unit", &systemd::full_name(wanted), &systemd::services()));
+        let full = systemd::full_name(wanted);
+        // Without the suffix that all have in common, which would make everything similar.
+        let stem = |name: &str| name.strip_suffix(".service").unwrap_or(name).to_owned();
+        let known: Vec<String> = systemd::services().iter().map(|name| stem(name)).collect();
+        return Err(match not_found("unit", &stem(&full), &known) {
+            TargetError::NotFound { what, help, .. } => TargetError::NotFound { what, wanted: full, help },
+            other => other,
+        });
     }
     let mut target = TargetFacts { unit: unit.facts, ..base };
-    if !unit.cgroup.is_empty() {
-        let cgroup =
-            cgroup::find(&unit.cgroup).map_err(|e| io_error(&format!("cgroup {} of unit {wanted}", unit.cgroup), e))?;
+    // A unit without processes, such as a socket, has a name for its group, and no group.
+    let found = (!unit.cgroup.is_empty()).then(|| cgroup::find(&unit.cgroup));
+    let found = found.transpose().or_else(|e| if e.kind() == io::ErrorKind::NotFound { Ok(None) } else { Err(e) });
+    if let Some(cgroup) = found.map_err(|e| io_error(&format!("cgroup {} of unit {wanted}", unit.cgroup), e))? {
         target.processes = cgroup::processes(&cgroup);
         target.netns = shared_namespace(name, &target.processes)?;
         target.cgroup = Some(cgroup);

@@ -28,6 +28,21 @@ const NAMES: &[&str] = &[
     "crio",
 ];
 
+/// Units that a host needs to be reachable and to recover, those without a process of their own among them.
+const UNITS: &[&str] = &[
+    "ssh.service",
+    "ssh.socket",
+    "sshd.service",
+    "sshd.socket",
+    "dbus.service",
+    "dbus.socket",
+    "dbus-broker.service",
+    "networking.service",
+    "NetworkManager.service",
+    "docker.socket",
+    "containerd.service",
+];
+
 /// The processes that are protected, taken when the agent starts.
 #[derive(Clone, Debug)]
 pub struct Protected {
@@ -64,6 +79,12 @@ impl Protected {
                 return refuse(format!("process {pid} ({}) is a kernel thread", found.comm));
             }
         }
+        if let Some(unit) = &target.unit {
+            let touched = [&unit.name].into_iter().chain(&unit.stops_with);
+            if let Some(name) = touched.into_iter().find(|name| is_vital(name)) {
+                return refuse(format!("{name} keeps the host reachable and in order"));
+            }
+        }
         let Some(network) = &target.netns else { return Ok(()) };
         if network.netns.inode != host.netns {
             return Ok(());
@@ -84,6 +105,12 @@ impl Protected {
             _ => Ok(()),
         }
     }
+}
+
+/// Whether a unit is one that a host needs.
+fn is_vital(unit: &str) -> bool {
+    // systemd's own, but for the containers that it runs.
+    UNITS.contains(&unit) || (unit.starts_with("systemd-") && !unit.starts_with("systemd-nspawn@"))
 }
 
 /// Refuses the root of the cgroup hierarchy.

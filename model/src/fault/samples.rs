@@ -100,6 +100,8 @@ pub fn unit() -> FactsSnapshot {
         name: "nginx.service".into(),
         active: "active".into(),
         triggered_by: vec!["nginx.socket".into()],
+        stops_with: Vec::new(),
+        no_way_back: None,
     });
     facts
 }
@@ -116,8 +118,13 @@ pub fn processes() -> FactsSnapshot {
 /// A unit that is not running: neither processes nor a cgroup nor a network.
 pub fn stopped_unit() -> FactsSnapshot {
     let mut facts = snapshot("nginx.service", TargetKind::Unit);
-    facts.target.unit =
-        Some(UnitFacts { name: "nginx.service".into(), active: "inactive".into(), triggered_by: Vec::new() });
+    facts.target.unit = Some(UnitFacts {
+        name: "nginx.service".into(),
+        active: "inactive".into(),
+        triggered_by: Vec::new(),
+        stops_with: Vec::new(),
+        no_way_back: None,
+    });
     facts
 }
 

@@ -31,10 +31,20 @@ impl FaultKind for Stop {
             return Ok(Plan { changes: vec![change], notes: Vec::new() });
         }
         match (&target.unit, target.kind) {
-            (Some(unit), _) if unit.active == "active" => Ok(Plan {
-                changes: vec![Change::StopUnit { unit: unit.name.clone(), triggers: unit.triggered_by.clone() }],
-                notes: Vec::new(),
-            }),
+            (Some(unit), _) if unit.active == "active" => {
+                if let Some(why) = &unit.no_way_back {
+                    return Err(PlanError::new("stop", facts, format!("{why}; use `pause` or `kill`")));
+                }
+                let change = Change::StopUnit {
+                    unit: unit.name.clone(),
+                    triggers: unit.triggered_by.clone(),
+                    dependents: unit.stops_with.clone(),
+                };
+                let note =
+                    || format!("systemd stops {} with it; they are started again, too", unit.stops_with.join(", "));
+                let notes = (!unit.stops_with.is_empty()).then(note).into_iter().collect();
+                Ok(Plan { changes: vec![change], notes })
+            }
             (Some(unit), _) => {
                 let why = format!("it is {}, not active; stopping it would change nothing", unit.active);
                 Err(PlanError::new("stop", facts, why))

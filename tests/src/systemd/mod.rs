@@ -20,6 +20,8 @@ const SERVER: &str = include_str!("server.py");
 const INSIDE: &str = "/srv/test";
 /// Where systemd finds the test's units (systemd.unit(5)).
 const UNITS: &str = "/usr/local/lib/systemd/system";
+/// What the names of containers and of their control groups begin with; the owner's pid follows.
+const PREFIX: &str = "firedrill-units-";
 /// The longest that a boot may take; 0.6 s were measured on a quiet machine.
 const BOOT_PATIENCE: Duration = Duration::from_secs(60);
 /// Joins the group whose `cgroup.procs` is the first argument, and becomes the program that the others name.
@@ -77,8 +79,9 @@ impl Machine {
         for (name, text) in units {
             fs::write(directory.join(name), text).with_context(|| format!("cannot write the unit {name}"))?;
         }
-        let name = unique("firedrill-units-");
         let hierarchy = cgroup::mount_point().context("no cgroup v2 hierarchy is mounted")?;
+        sweep(&[hierarchy.clone(), hierarchy.join("../systemd")]);
+        let name = unique(PREFIX);
         let group = hierarchy.join(&name);
         fs::create_dir(&group).with_context(|| format!("cannot make the cgroup {}", group.display()))?;
         // On a hybrid host nspawn makes the group in systemd's own hierarchy, too.
@@ -90,13 +93,25 @@ impl Machine {
             // It ends when this thread does, and takes the container with it.
             .args(["setpriv", "--pdeathsig", "TERM", "systemd-nspawn", "--kill-signal=SIGKILL"])
             .args(["--quiet", "--boot", "--register=no", "--keep-unit", "--settings=no", "--console=read-only"])
-            .args(["--link-journal=no", "--resolv-conf=off", "--timezone=off", "--volatile=overlay", "--private-network"])
-            .args(["--capability=CAP_BPF,CAP_PERFMON,CAP_IPC_LOCK,CAP_NET_ADMIN", "--system-call-filter=bpf"])
+            .args([
+                "--link-journal=no",
+                "--resolv-conf=off",
+                "--timezone=off",
+                "--volatile=overlay",
+                "--private-network",
+            ])
+            .args([
+                "--capability=CAP_BPF,CAP_PERFMON,CAP_IPC_LOCK,CAP_NET_ADMIN",
+                "--system-call-filter=bpf pidfd_getfd",
+            ])
             .arg(format!("--machine={name}"))
             .arg(format!("--directory={}", root().display()))
             .arg(format!("--bind-ro={}:{INSIDE}", folder.path().display()))
             .arg(format!("--bind-ro={}:{UNITS}", directory.display()))
-            .arg(format!("--bind-ro={}:/usr/local/bin/firedrill", binary().context("firedrill is not built")?.display()))
+            .arg(format!(
+                "--bind-ro={}:/usr/local/bin/firedrill",
+                binary().context("firedrill is not built")?.display()
+            ))
             .arg("--bind=/dev/net/tun")
             .arg("systemd.unit=basic.target")
             .args(MASKED.map(|unit| format!("systemd.mask={unit}")))
@@ -229,15 +244,35 @@ impl Drop for Machine {
         while matches!(self.nspawn.try_wait(), Ok(None)) && begun.elapsed() < Duration::from_secs(5) {
             std::thread::sleep(Duration::from_millis(5));
         }
-        let _ = self.nspawn.kill();
+        // Should it not: the container outlives a nspawn that is merely killed.
+        for group in &self.groups {
+            let _ = fs::write(group.join("cgroup.kill"), "1");
+        }
         let _ = self.nspawn.wait();
         // A group can be removed some time after its last process has ended.
         let begun = Instant::now();
         while self.groups.iter().any(|group| group.exists()) && begun.elapsed() < Duration::from_secs(5) {
-            for directory in self.groups.iter().flat_map(|group| cgroup::tree(group).into_iter().rev()) {
-                let _ = fs::remove_dir(directory);
-            }
+            self.groups.iter().for_each(|group| remove(group));
             std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+/// Removes an empty control group and those below it, as far as that goes.
+fn remove(group: &Path) {
+    for directory in cgroup::tree(group).into_iter().rev() {
+        let _ = fs::remove_dir(directory);
+    }
+}
+
+/// Removes the groups of owners that were killed; their containers have ended with them.
+fn sweep(hierarchies: &[PathBuf]) {
+    let groups = hierarchies.iter().filter_map(|hierarchy| fs::read_dir(hierarchy).ok()).flatten().flatten();
+    for group in groups {
+        let name = group.file_name().to_string_lossy().into_owned();
+        let owner = name.strip_prefix(PREFIX).and_then(|rest| rest.split('x').next());
+        if owner.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            remove(&group.path());
         }
     }
 }
@@ -249,7 +284,8 @@ fn init_of(nspawn: &mut Child) -> Result<u32> {
     loop {
         let pids = fs::read_to_string(&children).unwrap_or_default();
         // Before it becomes systemd it is nspawn, which sets the container up.
-        let is_systemd = |pid: &u32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|n| n.trim() == "systemd");
+        let is_systemd =
+            |pid: &u32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|n| n.trim() == "systemd");
         if let Some(init) = pids.split_whitespace().filter_map(|pid| pid.parse().ok()).find(is_systemd) {
             return Ok(init);
         }

@@ -25,6 +25,8 @@ pub enum Suite {
     Privileged,
     /// Needs the real services: `tests/tests/services*`.
     Services,
+    /// Faults on systemd's units: `tests/tests/units*`.
+    Units,
     /// Plays the demo: `tests/tests/demo*`.
     Demo,
     /// Runs in guests only: `tests/tests/vm_*`.
@@ -51,14 +53,15 @@ impl Built {
         self.tests.iter().filter(|test| suite_of(&test.folder(), &test.kind, &test.name) == suite).collect()
     }
 
-    /// The test binaries that run in guests: those made for them, and the data plane's.
+    /// The test binaries that run in guests: those made for them, and those of the agent.
     pub fn for_guests(&self) -> Vec<&Executable> {
         self.tests
             .iter()
             .filter(|test| {
                 let suite = suite_of(&test.folder(), &test.kind, &test.name);
-                let data_plane = suite == Suite::Privileged && test.name.starts_with("dataplane");
-                suite == Suite::Vm || data_plane
+                let of_kernel =
+                    suite == Suite::Privileged && ["dataplane", "host"].iter().any(|name| test.name.starts_with(name));
+                suite == Suite::Vm || of_kernel
             })
             .collect()
     }
@@ -68,7 +71,7 @@ fn suite_of(folder: &str, kind: &str, name: &str) -> Suite {
     if kind != "test" || !PRIVILEGED.contains(&folder) {
         return Suite::Unit;
     }
-    [("services", Suite::Services), ("demo", Suite::Demo), ("vm_", Suite::Vm)]
+    [("services", Suite::Services), ("units", Suite::Units), ("demo", Suite::Demo), ("vm_", Suite::Vm)]
         .into_iter()
         .find(|(prefix, _)| name.starts_with(prefix))
         .map_or(Suite::Privileged, |(_, suite)| suite)
@@ -85,6 +88,7 @@ mod tests {
         assert!(suite_of("agent", "lib", "firedrill_agent") == Suite::Unit);
         assert!(suite_of("agent", "test", "dataplane_loss") == Suite::Privileged);
         assert!(suite_of("tests", "test", "services_etcd") == Suite::Services);
+        assert!(suite_of("tests", "test", "units") == Suite::Units);
         assert!(suite_of("tests", "test", "demo") == Suite::Demo);
         assert!(suite_of("tests", "test", "vm_clsact") == Suite::Vm);
     }

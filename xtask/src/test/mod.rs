@@ -18,7 +18,7 @@ use self::{
 };
 use crate::{
     cargo::{self, Executable},
-    repo, run, setup, vm,
+    debian, repo, run, setup, vm,
 };
 
 /// A test binary that takes longer is ended and counts as failed (s).
@@ -41,6 +41,9 @@ pub struct Args {
     /// Drills on real HAProxy, etcd and Redis; they need root
     #[arg(long)]
     services: bool,
+    /// Faults on systemd's units, in a container; they need root
+    #[arg(long)]
+    units: bool,
     /// The whole demo; it needs root
     #[arg(long)]
     demo: bool,
@@ -65,7 +68,7 @@ fn is_ci() -> bool {
 
 /// Runs the suites and adds up.
 pub fn suites(args: &Args) -> Result<Outcome> {
-    let all = !(args.unit || args.privileged || args.vm || args.services || args.demo);
+    let all = !(args.unit || args.privileged || args.vm || args.services || args.units || args.demo);
     let install = !args.no_install;
     let built = build::all()?;
     let mut sum = Outcome::default();
@@ -84,6 +87,13 @@ pub fn suites(args: &Args) -> Result<Outcome> {
         section("services tests");
         sum += with(setup::Group::Services, install, "services tests", || {
             as_root("services tests", |right| binaries(&built, Suite::Services, right))
+        });
+    }
+    if all || args.units {
+        section("units tests");
+        sum += with(setup::Group::Units, install, "units tests", || match debian::root(install) {
+            Ok(()) => as_root("units tests", |right| binaries(&built, Suite::Units, right)),
+            Err(error) => Outcome::skip(format!("units tests: {error:#}")),
         });
     }
     if all || args.demo {
@@ -178,6 +188,10 @@ fn command(right: Right, firedrill: &std::path::Path) -> Command {
     };
     command.arg(format!("FIREDRILL_BIN={}", firedrill.display()));
     command.arg(format!("FIREDRILL_ROOT={}", repo::root().display()));
+    // Root's home is another one.
+    if let Ok(folder) = debian::folder() {
+        command.arg(format!("FIREDRILL_DEBIAN={}", folder.display()));
+    }
     for name in ["CI", "RUST_BACKTRACE", "PATH"] {
         if let Ok(value) = env::var(name) {
             command.arg(format!("{name}={value}"));

@@ -19,7 +19,7 @@ const KERNELS: &[(&str, &str)] =
 const FLAVOUR: &str = "-cloud-amd64";
 /// Overrides the mirror, for machines that are not Debian.
 const MIRROR: &str = "FIREDRILL_DEBIAN_MIRROR";
-const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+pub const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// An unpacked kernel.
 pub struct Kernel {
@@ -155,7 +155,7 @@ impl Apt {
 }
 
 /// The Debian archive that this machine's apt uses.
-fn mirror() -> Result<String> {
+pub fn mirror() -> Result<String> {
     if let Ok(mirror) = env::var(MIRROR) {
         return Ok(mirror);
     }

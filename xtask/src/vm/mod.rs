@@ -3,7 +3,7 @@
 mod boot;
 mod cpio;
 pub mod initramfs;
-mod kernel;
+pub mod kernel;
 mod modules;
 
 use std::{fs, path::PathBuf, process::ExitCode, time::Duration};
