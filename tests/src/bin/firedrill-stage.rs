@@ -88,7 +88,9 @@ fn show(place: &Where, raise: Raise, experiments: &str) -> Result<()> {
         Some(folder) => std::path::absolute(folder)?,
         None => std::env::temp_dir().join(format!("firedrill-stage-{}", place.prefix)),
     };
-    // Of an earlier stage that was killed; its lock tells whether it still stands.
+    // It is removed at the end, so it must be ours: new, empty, or of an earlier stage that was killed.
+    let is_ours = folder.join("run/owner").exists() || is_empty(&folder);
+    ensure!(is_ours, "there is something else in {}; choose another --folder", folder.display());
     let ending = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
     ending.thread_block()?; // before any thread is made, which would not inherit it
     let stage = raise(&programs, &place.prefix, &folder)?;
@@ -104,6 +106,11 @@ fn show(place: &Where, raise: Raise, experiments: &str) -> Result<()> {
     std::fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
     println!("The stage is gone.");
     Ok(())
+}
+
+/// Whether there is nothing in a folder; not there is as good.
+fn is_empty(folder: &std::path::Path) -> bool {
+    folder.read_dir().map_or(!folder.exists(), |mut entries| entries.next().is_none())
 }
 
 /// Namespaces, or control groups, whose names begin with the stage's prefix.
