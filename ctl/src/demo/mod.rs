@@ -55,7 +55,7 @@ pub fn run(args: &DemoArgs) -> Result<ExitCode> {
         return Err(UsageError(format!("the demo cannot run here; nothing was touched:\n{}", list.join("\n"))).into());
     }
     let directories = args.places.directories();
-    let left = home::sweep(&directories).left;
+    let left = sweep(&directories).left;
     if !left.is_empty() {
         bail!("an earlier demo left something that could not be undone: {}", left.join("; "));
     }
