@@ -66,7 +66,7 @@ Examples:
   firedrill inject kill --exe redis-server --keep --for 10s
 
 `firedrill inject FAULT --help` shows a fault's own options.")]
-    Inject(InjectArgs),
+    Inject(Box<InjectArgs>),
     /// Tell what this host can do, what is missing, and how to get it
     Doctor(JsonArg),
     /// Make a report of a run, from its log
@@ -138,7 +138,7 @@ pub struct RunArgs {
     /// Answer yes to everything that a game day asks
     #[arg(long, short)]
     pub yes: bool,
-    /// Print the result as JSON
+    /// Print the result as JSON: an object, or an array when several experiments are run
     #[arg(long)]
     pub json: bool,
     /// Show no progress

@@ -89,3 +89,20 @@ fn a_killed_server_that_nobody_starts_again_is_gone() {
     assert_eq!(outcome.probe("front/page")["healed"], "not-within", "{}", outcome.told());
     assert_eq!(outcome.probe("web/second")["moved"], false, "its neighbour lives: {}", outcome.told());
 }
+
+#[test]
+fn a_game_day_runs_its_experiments_in_order_and_its_worst_result_counts() {
+    let Some(bench) = bench() else { return };
+    let partition = "{partition: {local_ports: [8080]}}";
+    let first = experiment("{netns: NETNS-b}", "{latency: {delay: 5ms}}", "3s", "expect: {healed: 5s}");
+    let second = experiment("{netns: NETNS-b}", partition, "2s", "expect: {radius: [web], healed: 5s}");
+    let second = second.replace("name: drill", "name: second");
+    let day = "kind: GameDay\nname: day\nsteps:\n  - {run: drill, note: begin gently}\n  - {run: second}\n";
+    let file = bench.files(&format!("{first}---\n{second}---\n{day}"));
+    let output = bench.firedrill.output(&["run", &file, "--quiet", "--json"]).expect("started");
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).expect("one JSON document");
+    let verdicts: Vec<&str> = json.as_array().into_iter().flatten().filter_map(|run| run["verdict"].as_str()).collect();
+    assert_eq!((verdicts.as_slice(), output.status.code()), (["held", "broken"].as_slice(), Some(1)), "{told}");
+    assert!(told.contains("begin gently"), "{told}");
+}

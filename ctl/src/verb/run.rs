@@ -27,8 +27,12 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     for (change, note) in &agent.recovery().undone {
         anstream::eprintln!("undone of an earlier run that was killed: {change}: {note}");
     }
-    let result = super::runtime()?.block_on(all(&library, &agenda, args, &agent));
+    let mut summaries = Vec::new();
+    let result = super::runtime()?.block_on(all(&library, &agenda, args, &agent, &mut summaries));
     let farewell = agent.stop();
+    if args.json {
+        print_json(&summaries, agenda.len());
+    }
     let exit = result?;
     for left in &farewell.left_over {
         anstream::eprintln!("NOT restored: {left}");
@@ -83,7 +87,22 @@ fn lower(library: &Library, experiment: &str, args: &RunArgs, seed: u64) -> Resu
     library.lower(experiment, &choices).map_err(|found| files::refuse(&found))
 }
 
-async fn all(library: &Library, agenda: &[Item], args: &RunArgs, agent: &Agent) -> Result<ExitCode> {
+/// One document, whatever was run: an object for one experiment, an array for several.
+fn print_json(summaries: &[String], planned: usize) {
+    match summaries {
+        [] if planned == 1 => {}
+        [one] if planned == 1 => anstream::println!("{}", one.trim_end()),
+        several => anstream::println!("[\n{}\n]", several.iter().map(|s| s.trim_end()).collect::<Vec<_>>().join(",\n")),
+    }
+}
+
+async fn all(
+    library: &Library,
+    agenda: &[Item],
+    args: &RunArgs,
+    agent: &Agent,
+    summaries: &mut Vec<String>,
+) -> Result<ExitCode> {
     let mut signals = Signals::take()?;
     let mut exit = ExitCode::Held;
     for item in agenda {
@@ -108,6 +127,7 @@ async fn all(library: &Library, agenda: &[Item], args: &RunArgs, agent: &Agent) 
         let seed = lowered.plan.seed;
         let finished = one(lowered, args, agent, &mut signals, replay(args, &item.experiment, seed)).await?;
         exit = exit.worse(finished.exit);
+        summaries.push(json::report(&finished.run));
         if matches!(finished.exit, ExitCode::Aborted | ExitCode::NotRestored) {
             break;
         }
@@ -126,12 +146,10 @@ async fn one(
     signals: &mut Signals,
     replay: Vec<String>,
 ) -> Result<Finished> {
-    let live = (!args.quiet).then(|| Live::stderr());
+    let live = (!args.quiet).then(Live::stderr);
     let finished = drive::run(Job { lowered, agent, runs: &args.places.runs, replay, live, signals }).await?;
     let page = report::write_all(&finished.run, &finished.folder)?;
-    if args.json {
-        anstream::println!("{}", json::report(&finished.run));
-    } else {
+    if !args.json {
         anstream::println!("{}", summary::text(&finished.run, Some(&page.display().to_string()), Screen::stdout().paint()));
     }
     Ok(finished)
