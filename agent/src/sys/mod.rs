@@ -2,7 +2,7 @@
 pub mod bpf;
 pub mod clock;
 pub mod mmap;
-pub mod sockets;
-pub mod tun;
 pub mod signals;
+pub mod sockets;
 pub mod thread;
+pub mod tun;

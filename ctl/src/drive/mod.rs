@@ -250,8 +250,14 @@ impl Driver {
 
     /// Steps that a sweep has ended are over, too.
     fn end_open_steps(&mut self) -> anyhow::Result<()> {
-        let open: Vec<usize> =
-            self.run.steps.iter().enumerate().filter(|(_, s)| s.began.is_some() && s.ended.is_none()).map(|(i, _)| i).collect();
+        let open: Vec<usize> = self
+            .run
+            .steps
+            .iter()
+            .enumerate()
+            .filter(|(_, s)| s.began.is_some() && s.ended.is_none())
+            .map(|(i, _)| i)
+            .collect();
         for step in open {
             self.emit(Event::StepEnded { step })?;
         }

@@ -70,7 +70,13 @@ fn look() -> Vec<Finding> {
     let new_enough = host::release_at_least(&facts.kernel, OLDEST.0, OLDEST.1);
     vec![
         check("kernel", new_enough, State::Missing, facts.kernel.clone(), "Linux 6.1 is the oldest that is supported"),
-        check("root", root, State::Missing, if root { "yes".into() } else { "no".into() }, "run as root: sudo firedrill ..."),
+        check(
+            "root",
+            root,
+            State::Missing,
+            if root { "yes".into() } else { "no".into() },
+            "run as root: sudo firedrill ...",
+        ),
         check(
             "kernel types (BTF)",
             there("/sys/kernel/btf/vmlinux"),

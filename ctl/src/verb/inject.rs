@@ -129,7 +129,8 @@ impl FromArgMatches for FaultArgs {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
         let missing = || clap::Error::raw(clap::error::ErrorKind::MissingSubcommand, "which fault?\n");
         let (name, matches) = matches.subcommand().ok_or_else(missing)?;
-        let invalid = |why: String| clap::Error::raw(clap::error::ErrorKind::ValueValidation, format!("{name}: {why}\n"));
+        let invalid =
+            |why: String| clap::Error::raw(clap::error::ErrorKind::ValueValidation, format!("{name}: {why}\n"));
         let values: Map<String, Value> =
             parameters(name).iter().filter_map(|p| Some((p.name.clone(), p.value(matches)?))).collect();
         let tagged = Map::from_iter([(name.to_owned(), Value::Object(values))]);
@@ -257,7 +258,10 @@ pub fn run(args: &InjectArgs) -> Result<ExitCode> {
     if common.json {
         anstream::println!("{}", json::report(&finished.run));
     } else {
-        anstream::println!("{}", summary::text(&finished.run, Some(&page.display().to_string()), Screen::stdout().paint()));
+        anstream::println!(
+            "{}",
+            summary::text(&finished.run, Some(&page.display().to_string()), Screen::stdout().paint())
+        );
     }
     for left in &farewell.left_over {
         anstream::eprintln!("NOT restored: {left}");

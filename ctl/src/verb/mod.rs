@@ -24,9 +24,9 @@ use firedrill_model::verdict::ExitCode;
 
 use crate::cli::{Places, Verb};
 use crate::demo;
-pub use files::refuse;
 use crate::render::diagnostic;
 use crate::render::paint::Screen;
+pub use files::refuse;
 
 /// An error that is the user's to mend: exit code 2.
 #[derive(Debug, thiserror::Error)]

@@ -28,7 +28,8 @@ pub fn run(args: &PlanArgs) -> Result<ExitCode> {
         let lowered = library.lower(&name, &choices).map_err(|found| files::refuse(&found))?;
         let steps = preview(&lowered.plan, &facts, &protected);
         // A target without plans was not found.
-        possible &= steps.iter().flat_map(|s| &s.targets).all(|t| !t.plans.is_empty() && t.plans.iter().all(|p| p.1.is_ok()));
+        possible &=
+            steps.iter().flat_map(|s| &s.targets).all(|t| !t.plans.is_empty() && t.plans.iter().all(|p| p.1.is_ok()));
         plans.push((lowered.plan, steps));
     }
     for (plan, steps) in &plans {

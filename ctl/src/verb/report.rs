@@ -45,7 +45,9 @@ fn find(args: &ReportArgs) -> Result<PathBuf> {
     let mut hits: Vec<PathBuf> = all.iter().filter(|p| name(p).contains(wanted.as_str())).cloned().collect();
     match (hits.pop(), hits.is_empty()) {
         (Some(one), true) => Ok(one),
-        (Some(_), false) => Err(UsageError(format!("several runs match `{wanted}`; `firedrill runs` lists them")).into()),
+        (Some(_), false) => {
+            Err(UsageError(format!("several runs match `{wanted}`; `firedrill runs` lists them")).into())
+        }
         (None, _) => {
             let names: Vec<String> = all.iter().map(name).collect();
             let help = firedrill_model::file::did_you_mean(wanted, names.iter().rev().take(8).map(String::as_str));
@@ -60,7 +62,8 @@ fn find(args: &ReportArgs) -> Result<PathBuf> {
 /// A file cannot be written.
 pub fn write_all(run: &Run, folder: &Path) -> Result<PathBuf> {
     let page = folder.join("report.html");
-    let write = |path: &Path, text: String| fs::write(path, text).with_context(|| format!("cannot write {}", path.display()));
+    let write =
+        |path: &Path, text: String| fs::write(path, text).with_context(|| format!("cannot write {}", path.display()));
     write(&page, html::report(run)?)?;
     write(&folder.join("junit.xml"), junit::report(&[run])?)?;
     write(&folder.join("report.md"), markdown::report(run))?;

@@ -150,7 +150,10 @@ async fn one(
     let finished = drive::run(Job { lowered, agent, runs: &args.places.runs, replay, live, signals }).await?;
     let page = report::write_all(&finished.run, &finished.folder)?;
     if !args.json {
-        anstream::println!("{}", summary::text(&finished.run, Some(&page.display().to_string()), Screen::stdout().paint()));
+        anstream::println!(
+            "{}",
+            summary::text(&finished.run, Some(&page.display().to_string()), Screen::stdout().paint())
+        );
     }
     Ok(finished)
 }
@@ -164,7 +167,10 @@ fn replay(args: &RunArgs, experiment: &str, seed: u64) -> Vec<String> {
 
 fn confirmed(question: &str) -> Result<bool> {
     if !std::io::stdin().is_terminal() {
-        return Err(super::UsageError(format!("this day asks \"{question}\", and there is no terminal to answer on; use --yes")).into());
+        return Err(super::UsageError(format!(
+            "this day asks \"{question}\", and there is no terminal to answer on; use --yes"
+        ))
+        .into());
     }
     let mut err = anstream::stderr();
     write!(err, "{question} [y/N] ")?;

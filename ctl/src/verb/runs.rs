@@ -43,7 +43,8 @@ pub fn run(args: &RunsArgs) -> Result<ExitCode> {
 /// Folders of runs, oldest first: their names begin with the time.
 pub fn folders(runs: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(runs) else { return Vec::new() };
-    let mut list: Vec<PathBuf> = entries.flatten().map(|e| e.path()).filter(|p| p.join("events.ndjson").is_file()).collect();
+    let mut list: Vec<PathBuf> =
+        entries.flatten().map(|e| e.path()).filter(|p| p.join("events.ndjson").is_file()).collect();
     list.sort();
     list
 }
