@@ -348,3 +348,18 @@ fn the_guardian_outlives_the_unit_that_firedrill_was_started_in() {
         machine.run(&["sh", "-c", &format!("echo 1 > /sys/fs/cgroup{group}/cgroup.kill")]).expect("killed");
     });
 }
+
+#[test]
+fn a_unit_that_was_killed_whenever_it_came_back_is_given_back_when_firedrill_dies() {
+    if let Some(why) = missing() {
+        skip!("{why}");
+    }
+    let limit = "[Unit]\nStartLimitBurst=3\nStartLimitIntervalSec=1h\n";
+    let unit = format!("{limit}{}", web(8080, "Restart=always\nRestartSec=100ms"));
+    let machine = Machine::boot(&[("web.service", &unit)]).expect("a container");
+    machine.start(&["web"]).expect("a service");
+    machine.drill_in_background(&["inject", "kill", "--keep", "--unit", "web", "--for", "60s"]).expect("a drill");
+    machine.wait_for("web.service", "failed", PATIENCE).expect("systemd gives up");
+    machine.run(&["systemctl", "kill", "--signal=KILL", "drill.service"]).expect("killed");
+    machine.wait_for("web.service", "active", PATIENCE).expect("started by the guardian");
+}
