@@ -105,4 +105,7 @@ fn a_game_day_runs_its_experiments_in_order_and_its_worst_result_counts() {
     let verdicts: Vec<&str> = json.as_array().into_iter().flatten().filter_map(|run| run["verdict"].as_str()).collect();
     assert_eq!((verdicts.as_slice(), output.status.code()), (["held", "broken"].as_slice(), Some(1)), "{told}");
     assert!(told.contains("begin gently"), "{told}");
+    // The note belongs to the report, so it is in the log.
+    let report = bench.firedrill.output(&["report", "drill", "--format", "markdown"]).expect("started");
+    assert!(String::from_utf8_lossy(&report.stdout).contains("begin gently"));
 }

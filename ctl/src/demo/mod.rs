@@ -195,7 +195,9 @@ impl<'a> Demo<'a> {
         self.tell.begin(number, drill.does, bound, lowered.plan.expected_length().0);
         let live = self.tell.terminal().then(Live::stderr);
         let replay = vec!["firedrill".to_owned(), "demo".to_owned()];
-        let finished = drive::run(Job { lowered, agent, runs: &self.places.runs, replay, live, signals }).await?;
+        let finished =
+            drive::run(Job { lowered, agent, runs: &self.places.runs, replay, notes: Vec::new(), live, signals })
+                .await?;
         report::write_all(&finished.run, &finished.folder)?;
         let outcome = Outcome { drill, run: finished.run, folder: finished.folder };
         self.tell.came_to(&outcome, self.began.elapsed());

@@ -52,6 +52,8 @@ pub struct Job<'a> {
     pub runs: &'a Path,
     /// Command line that replays it.
     pub replay: Vec<String>,
+    /// What its author wants in the report.
+    pub notes: Vec<String>,
     /// Shows it as it goes.
     pub live: Option<Live>,
     /// Ctrl-C and its like.
@@ -72,7 +74,7 @@ const JUDGE_EVERY: Duration = Duration::from_millis(100);
 /// # Errors
 /// The log could not be written, or the probes not started; what was injected is reverted before this returns.
 pub async fn run(job: Job<'_>) -> anyhow::Result<Finished> {
-    let Job { lowered, agent, runs, replay, live, signals } = job;
+    let Job { lowered, agent, runs, replay, notes, live, signals } = job;
     let started = Instant::now();
     let (id, folder) = log::make_folder(runs, &lowered.plan.experiment)?;
     let first = Event::RunStarted {
@@ -102,6 +104,9 @@ pub async fn run(job: Job<'_>) -> anyhow::Result<Finished> {
         recovery_since: None,
         closing: false,
     };
+    for text in notes {
+        driver.emit(Event::Note { text })?;
+    }
     let outcome = driver.live_through(agent, samples, reports, signals, runner).await;
     // Whatever went wrong above, nothing may stay in force.
     let rest = tokio::task::block_in_place(|| agent.revert_all());

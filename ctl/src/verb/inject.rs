@@ -250,7 +250,8 @@ pub fn run(args: &InjectArgs) -> Result<ExitCode> {
         let live = Some(Live::stderr());
         let replay: Vec<String> = std::iter::once("firedrill".to_owned()).chain(std::env::args().skip(1)).collect();
         let runs: &PathBuf = &common.places.runs;
-        drive::run(Job { lowered, agent: &agent, runs, replay, live, signals: &mut signals }).await
+        let notes = Vec::new();
+        drive::run(Job { lowered, agent: &agent, runs, replay, notes, live, signals: &mut signals }).await
     });
     let farewell = agent.stop();
     let finished = result?;

@@ -118,14 +118,29 @@ async fn all(
         }
         if let Some(question) = &item.confirm
             && !args.yes
-            && !confirmed(question)?
         {
-            anstream::eprintln!("not confirmed: {} is not run", item.experiment);
-            return Ok(exit.worse(ExitCode::Aborted));
+            let confirmed = tokio::select! {
+                answer = confirmed(question) => answer?,
+                _ = signals.next() => false,
+            };
+            if !confirmed {
+                anstream::eprintln!("not confirmed: {} is not run", item.experiment);
+                return Ok(exit.worse(ExitCode::Aborted));
+            }
         }
         let lowered = lower(library, &item.experiment, args, rand::random())?;
         let seed = lowered.plan.seed;
-        let finished = one(lowered, args, agent, &mut signals, replay(args, &item.experiment, seed)).await?;
+        let live = (!args.quiet).then(Live::stderr);
+        let job = Job {
+            lowered,
+            agent,
+            runs: &args.places.runs,
+            replay: replay(args, &item.experiment, seed),
+            notes: item.note.iter().cloned().collect(),
+            live,
+            signals: &mut signals,
+        };
+        let finished = one(job, args).await?;
         exit = exit.worse(finished.exit);
         summaries.push(json::report(&finished.run));
         if matches!(finished.exit, ExitCode::Aborted | ExitCode::NotRestored) {
@@ -139,15 +154,8 @@ async fn all(
     Ok(exit)
 }
 
-async fn one(
-    lowered: firedrill_model::lower::Lowered,
-    args: &RunArgs,
-    agent: &Agent,
-    signals: &mut Signals,
-    replay: Vec<String>,
-) -> Result<Finished> {
-    let live = (!args.quiet).then(Live::stderr);
-    let finished = drive::run(Job { lowered, agent, runs: &args.places.runs, replay, live, signals }).await?;
+async fn one(job: Job<'_>, args: &RunArgs) -> Result<Finished> {
+    let finished = drive::run(job).await?;
     let page = report::write_all(&finished.run, &finished.folder)?;
     if !args.json {
         anstream::println!(
@@ -165,7 +173,8 @@ fn replay(args: &RunArgs, experiment: &str, seed: u64) -> Vec<String> {
     line
 }
 
-fn confirmed(question: &str) -> Result<bool> {
+/// Asks a person. The answer is read on a thread of its own, so that Ctrl-C is heard while nobody answers.
+async fn confirmed(question: &str) -> Result<bool> {
     if !std::io::stdin().is_terminal() {
         return Err(super::UsageError(format!(
             "this day asks \"{question}\", and there is no terminal to answer on; use --yes"
@@ -175,7 +184,13 @@ fn confirmed(question: &str) -> Result<bool> {
     let mut err = anstream::stderr();
     write!(err, "{question} [y/N] ")?;
     err.flush()?;
-    let mut answer = String::new();
-    std::io::stdin().lock().read_line(&mut answer)?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+    let (answered, answer) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        let mut line = String::new();
+        let read = std::io::stdin().lock().read_line(&mut line).map(|_| line);
+        // Nobody listens after Ctrl-C.
+        let _ = answered.send(read);
+    });
+    let line = answer.await??;
+    Ok(matches!(line.trim(), "y" | "Y" | "yes"))
 }
