@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use firedrill_model::change::Change;
 use serde::{Deserialize, Serialize};
 
+use crate::crash_point;
 use crate::undo::Undo;
 
 /// Where Firedrill keeps what it must not forget.
@@ -66,6 +67,17 @@ pub enum Entry {
     },
 }
 
+impl Entry {
+    /// The points before and after it is written.
+    fn crash_points(&self) -> (&'static str, &'static str) {
+        match self {
+            Self::Intent { .. } => ("journal.intent.before", "journal.intent.after"),
+            Self::Applied { .. } => ("journal.applied.before", "journal.applied.after"),
+            Self::Reverted { .. } => ("journal.reverted.before", "journal.reverted.after"),
+        }
+    }
+}
+
 /// A change that was begun and not undone.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Outstanding {
@@ -96,7 +108,9 @@ impl Journal {
     /// The directory cannot be made or written.
     pub fn begin(directories: &Directories, boot: &str) -> io::Result<Self> {
         fs::create_dir_all(&directories.run)?;
+        crash_point::pass("journal.begin.before");
         let file = OpenOptions::new().create(true).write(true).truncate(true).open(directories.journal())?;
+        crash_point::pass("journal.begin.after");
         Ok(Self { directories: directories.clone(), boot: boot.to_owned(), file, next: 1, torn: false })
     }
 
@@ -153,7 +167,10 @@ impl Journal {
     fn write(&mut self, entry: &Entry) -> io::Result<()> {
         // One write call a line, so that a line is torn only if the disk is full. The next one must not continue it.
         let text = if self.torn { format!("\n{}", line(entry)?) } else { line(entry)? };
+        let (before, after) = entry.crash_points();
+        crash_point::pass(before);
         let written = self.file.write_all(text.as_bytes());
+        crash_point::pass(after);
         self.torn = written.is_err();
         written
     }
@@ -174,8 +191,12 @@ fn append_synced(path: &Path, entry: &Entry) -> io::Result<()> {
         fs::create_dir_all(directory)?;
     }
     let mut file = OpenOptions::new().create(true).append(true).open(path)?;
+    crash_point::pass("journal.durable.before");
     file.write_all(format!("{}{}", line_end(path)?, line(entry)?).as_bytes())?;
-    file.sync_all()
+    crash_point::pass("journal.durable.written");
+    file.sync_all()?;
+    crash_point::pass("journal.durable.synced");
+    Ok(())
 }
 
 /// What ends the last line of a journal whose writer died or failed in the middle of it.
@@ -190,7 +211,10 @@ fn line_end(path: &Path) -> io::Result<&'static str> {
 /// The record could not be written.
 pub fn settle(path: &Path, change: u64) -> io::Result<()> {
     let mut file = OpenOptions::new().append(true).open(path)?;
-    file.write_all(format!("{}{}", line_end(path)?, line(&Entry::Reverted { change })?).as_bytes())
+    crash_point::pass("journal.settle.before");
+    file.write_all(format!("{}{}", line_end(path)?, line(&Entry::Reverted { change })?).as_bytes())?;
+    crash_point::pass("journal.settle.after");
+    Ok(())
 }
 
 /// Removes a journal without anything outstanding. Not there is as good.
@@ -199,7 +223,12 @@ pub fn settle(path: &Path, change: u64) -> io::Result<()> {
 /// It cannot be read or removed.
 pub fn remove_if_settled(path: &Path) -> io::Result<()> {
     match fs::read(path) {
-        Ok(bytes) if outstanding(&bytes).is_empty() => fs::remove_file(path),
+        Ok(bytes) if outstanding(&bytes).is_empty() => {
+            crash_point::pass("journal.remove.before");
+            fs::remove_file(path)?;
+            crash_point::pass("journal.remove.after");
+            Ok(())
+        }
         Ok(_) => Ok(()),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(e) => Err(e),

@@ -6,6 +6,7 @@
 #![deny(unsafe_code)]
 
 pub mod agent;
+pub mod crash_point;
 pub mod dataplane;
 pub mod engine;
 pub mod guardian;

@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::PathBuf;
 
+use crate::crash_point;
 use crate::guardian;
 use crate::journal::{self, Directories, Outstanding};
 use crate::undo::Undo;
@@ -22,11 +23,14 @@ pub struct Recovery {
 pub fn recover(directories: &Directories, boot: &str) -> Recovery {
     let mut recovery = Recovery::default();
     let mut failed = Vec::new();
+    crash_point::pass("recover.begin");
     for (path, Outstanding { change, boot: its_boot, what, undo }) in open_changes(directories) {
         // A reboot has undone everything but what is known to outlive it; pids and namespaces of another boot are
         // strangers.
+        crash_point::pass("recover.undo.before");
         let result =
             if its_boot == boot || undo.outlives_reboot() { undo.revert() } else { Ok("gone with a reboot".into()) };
+        crash_point::pass("recover.undo.after");
         match result {
             Ok(note) => {
                 // What outlives a reboot stands in both journals. Settling what is not there is harmless.
@@ -54,7 +58,9 @@ pub fn recover(directories: &Directories, boot: &str) -> Recovery {
             recovery.left.push(format!("the journal {} could not be removed: {e}", path.display()));
         }
     }
+    crash_point::pass("recover.sweep.before");
     guardian::sweep();
+    crash_point::pass("recover.end");
     recovery
 }
 

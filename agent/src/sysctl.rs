@@ -5,6 +5,7 @@ use std::io;
 
 use firedrill_model::facts::NetnsRef;
 
+use crate::crash_point;
 use crate::host::netns;
 
 /// `/proc/sys/net` shows the namespace of the process that looks (proc_sys_net(5)), so everything runs inside.
@@ -26,6 +27,7 @@ pub fn read(namespace: &NetnsRef, key: &str) -> io::Result<String> {
 /// As [`read`], or the kernel did not take the value.
 pub fn write(namespace: &NetnsRef, key: &str, value: &str) -> io::Result<()> {
     netns::within(namespace, || fs::write(path(key), value))??;
+    crash_point::pass("sysctl.written");
     let now = read(namespace, key)?;
     if now == value { Ok(()) } else { Err(io::Error::other(format!("{key} is {now} after writing {value}"))) }
 }

@@ -16,7 +16,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde::{Deserialize, Serialize};
 
 use crate::host::{cgroup, hooks, netns, process, systemd, wait_until};
-use crate::{dataplane, stage, sysctl};
+use crate::{crash_point, dataplane, stage, sysctl};
 
 /// The inverse of a change, with the old value that it restores. Recorded before the change is made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -234,6 +234,7 @@ pub fn command(argv: &[String], directory: &Path, patience: Duration) -> io::Res
         .stdout(Stdio::null())
         .stderr(errors.try_clone()?)
         .spawn()?;
+    crash_point::pass("command.started");
     let begun = Instant::now();
     let status = loop {
         if let Some(status) = child.try_wait()? {

@@ -8,6 +8,7 @@ use aya::{
 };
 
 use super::{clsact, error::DataPlaneError};
+use crate::crash_point;
 
 /// One hook of an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -88,6 +89,7 @@ pub(super) fn attach(
                 .attach_with_options(ifname, direction.attach_type(), options)
                 .and_then(|id| program.take_link(id))
                 .map_err(|error| failed(super::chain(&error)))?;
+            crash_point::pass("tcx.attached");
             let link = FdLink::try_from(link).map_err(|error| failed(super::chain(&error)))?;
             let link_id = link.info().map_err(|error| failed(super::chain(&error)))?.id();
             Ok((Hooked::Tcx(link), Attachment::Tcx { link_id }))
@@ -124,7 +126,10 @@ pub(super) fn detach(
     own_qdisc: bool,
 ) -> Result<(), DataPlaneError> {
     match hooked {
-        Hooked::Tcx(link) => drop(link),
+        Hooked::Tcx(link) => {
+            drop(link);
+            crash_point::pass("tcx.detached");
+        }
         Hooked::Clsact => {
             let failed = |what| move |source| DataPlaneError::TrafficControl { what, ifindex, source };
             clsact::remove_ours(ifindex, direction).map_err(failed("removing a filter"))?;

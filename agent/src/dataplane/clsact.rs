@@ -14,6 +14,7 @@ use nix::{
 };
 
 use super::{Direction, error::DataPlaneError, netns};
+use crate::crash_point;
 
 /// What the names of our programs start with.
 pub const PROGRAM_PREFIX: &str = "fdrill_";
@@ -99,7 +100,13 @@ impl Request {
 /// Sends a request and gives each answer's payload (`tcmsg` and attributes) to `each`.
 fn exchange(request: Request, mut each: impl FnMut(&[u8])) -> io::Result<()> {
     let netlink = open()?;
-    send(netlink.as_raw_fd(), &request.finish(), MsgFlags::empty())?;
+    let bytes = request.finish();
+    // The requests that list something change nothing.
+    let changes = u16::from_ne_bytes([bytes[6], bytes[7]]) & NLM_F_ACK != 0;
+    if changes {
+        crash_point::pass("tc.before");
+    }
+    send(netlink.as_raw_fd(), &bytes, MsgFlags::empty())?;
     let mut buffer = vec![0; 1 << 16];
     loop {
         let len = recv(netlink.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
@@ -110,6 +117,9 @@ fn exchange(request: Request, mut each: impl FnMut(&[u8])) -> io::Result<()> {
                 NLMSG_ERROR => {
                     let code =
                         payload.get(..4).map_or(0, |code| i32::from_ne_bytes([code[0], code[1], code[2], code[3]]));
+                    if changes {
+                        crash_point::pass("tc.after");
+                    }
                     return if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(-code)) };
                 }
                 _ => each(payload),

@@ -11,7 +11,10 @@ use super::{
     line::{self, Line, LineParts},
     load, map_error,
 };
-use crate::sys::{clock::monotonic_ns, tun};
+use crate::{
+    crash_point,
+    sys::{clock::monotonic_ns, tun},
+};
 
 impl DataPlane {
     /// Starts the delay line of an attached hook: makes a TAP in the namespace and a thread. On `lo` see the module about
@@ -39,11 +42,14 @@ impl DataPlane {
         let (tap, tap_ifindex, reinject, target) = in_netns(&self.netns, || {
             let hardware = check_interface(ifindex, &name)?;
             let tap = tun::create_tap(&format!("{TAP_PREFIX}%d")).map_err(failed("making a TAP"))?;
+            crash_point::pass("line.tap.made");
             let tap_ifindex = index_of(&tap.name).map_err(failed("finding the TAP"))?;
             quiet(&tap.name).map_err(failed("switching IPv6 off on the TAP"))?;
+            crash_point::pass("line.tap.quiet");
             let (reinject, _) = attach::attach(bpf, load::REINJECT, mode, tap_ifindex, &tap.name, Direction::Ingress)?;
             tun::set_queue_len(&tap.name, line::QUEUE_LEN).map_err(failed("setting the TAP's queue"))?;
             tun::bring_up(&tap.name, line::TAP_MTU).map_err(failed("bringing the TAP up"))?;
+            crash_point::pass("line.tap.up");
             Ok((tap, tap_ifindex, reinject, target(ifindex, direction, hardware)))
         })?;
         let info = LineInfo { tap_name: tap.name.clone(), tap_ifindex };
@@ -56,11 +62,14 @@ impl DataPlane {
             nonce: self.nonce,
             records: Arc::clone(&self.records),
         })?;
+        crash_point::pass("line.started");
         self.table.switch_on(slot, &firedrill_abi::Line { tap_ifindex, heartbeat_ns: monotonic_ns(), ..target });
         if let Some(hook) = self.hooks.get_mut(&(ifindex, direction)) {
             hook.line = Some(ActiveLine { slot, tap_ifindex, line, reinject });
         }
+        crash_point::pass("line.on");
         self.publish(ifindex)?;
+        crash_point::pass("line.published");
         Ok(info)
     }
 
@@ -75,7 +84,9 @@ impl DataPlane {
         let tap_name = active.line.tap_name.clone();
         let tap_full = in_netns(&self.netns, || Ok(dropped_by(&tap_name))).unwrap_or(0);
         let stopped = active.line.stop();
+        crash_point::pass("line.stopped");
         let published = self.publish(ifindex);
+        crash_point::pass("line.withdrawn");
         let refused = self.maps.refused(active.slot)?;
         let removed = match self.maps.taps.remove(&active.tap_ifindex) {
             Err(MapError::KeyNotFound) => Ok(()),

@@ -71,7 +71,10 @@ use self::{
     load::Maps,
     tags::Tags,
 };
-use crate::sys::{mmap::LineTable, tun};
+use crate::{
+    crash_point,
+    sys::{mmap::LineTable, tun},
+};
 
 /// A rule in force. Never given twice by one data plane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -206,6 +209,7 @@ impl DataPlane {
     pub fn open_with(netns: BorrowedFd<'_>, mode: AttachMode) -> Result<Self, DataPlaneError> {
         let netns = netns.try_clone_to_owned().map_err(DataPlaneError::Namespace)?;
         let load::Loaded { bpf, maps, tags, table, nonce } = load::load()?;
+        crash_point::pass("programs.loaded");
         Ok(Self {
             netns,
             mode,

@@ -8,6 +8,7 @@ use firedrill_abi::{ACTION_DROP, Hook, Interface, MAX_RULES, Rule};
 use super::{
     Action, ActiveRule, Counters, DataPlane, DataPlaneError, Direction, RuleError, RuleId, RuleSpec, map_error, rule,
 };
+use crate::crash_point;
 use crate::sys::bpf::Shared;
 
 impl DataPlane {
@@ -25,10 +26,12 @@ impl DataPlane {
         self.maps.reset_counters(slot)?;
         self.records[slot as usize].reset(spec.expires_ns);
         self.maps.rules.set(slot, Shared(encoded), 0).map_err(map_error("RULES"))?;
+        crash_point::pass("rule.written");
         let id = RuleId(self.next_rule);
         self.next_rule += 1;
         self.rules.insert(id, ActiveRule { slot, spec, encoded });
         self.publish_all()?;
+        crash_point::pass("rule.published");
         Ok(id)
     }
 
@@ -84,6 +87,7 @@ impl DataPlane {
             self.rules.extend(removed.map(|rule| (id, rule)));
             return Err(error);
         }
+        crash_point::pass("rule.withdrawn");
         if delays {
             // Those that came between are on their way now.
             released = released.and(self.release(1 << slot));

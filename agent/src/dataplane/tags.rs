@@ -24,6 +24,7 @@ use aya::{
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 
 use super::error::DataPlaneError;
+use crate::crash_point;
 use crate::sys::sockets::{pidfd_getfd, pidfd_open, socket_option};
 
 /// Tags of one data plane, over its life.
@@ -137,7 +138,9 @@ impl Tags {
     pub(super) fn add_cgroup(&mut self, bpf: &mut Ebpf, tag: Tag, path: &Path) -> Result<(), DataPlaneError> {
         let id = self.attach(bpf, path)?;
         let mask = self.cgroup_tags.get(&id, 0).unwrap_or(0) | tag.mask();
+        crash_point::pass("tag.attached");
         self.cgroup_tags.insert(id, mask, 0).map_err(map_error("CGROUP_TAGS"))?;
+        crash_point::pass("tag.on");
         let holder = self.holders.entry(tag).or_default();
         holder.cgroups.push(id);
         holder.cgroups_named += 1;
@@ -156,9 +159,11 @@ impl Tags {
         if self.with_process {
             let id = self.attach(bpf, cgroup)?;
             self.holders.entry(tag).or_default().cgroups.push(id);
+            crash_point::pass("tag.attached");
             let mask = self.process_tags.get(&pid, 0).unwrap_or(0) | tag.mask();
             self.process_tags.insert(pid, mask, 0).map_err(map_error("PROCESS_TAGS"))?;
         }
+        crash_point::pass("tag.on");
         self.holders.entry(tag).or_default().processes.push((pid, pidfd));
         Ok(())
     }

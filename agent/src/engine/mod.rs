@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use firedrill_model::change::{Change, Plan};
 use firedrill_model::receipt::Measured;
 
+use crate::crash_point;
 use crate::journal::Journal;
 use crate::undo::{Undo, UndoError};
 
@@ -223,7 +224,10 @@ impl<H: Host> Engine<H> {
         }
         let undo = self.host.prepare(change)?;
         let number = self.journal.intend(change, &undo).map_err(ChangeError::Journal)?;
-        match self.host.apply(change, expires) {
+        crash_point::pass("change.apply.before");
+        let made = self.host.apply(change, expires);
+        crash_point::pass("change.apply.after");
+        match made {
             Ok(handle) => {
                 self.live.push(Live { number, what: change.clone(), undo, handle, users: vec![id] });
                 // Applied or not, the intent is enough to undo it: a lost record costs nothing.
@@ -307,8 +311,12 @@ impl<H: Host> Engine<H> {
 
     fn revert_one(&mut self, live: Live<H::Handle>) -> (RevertedChange, Option<Measured>) {
         let Live { number, what, undo, handle, .. } = live;
+        crash_point::pass("change.release.before");
         let released = self.host.release(&what, handle);
-        let (note, mut error) = match self.host.undo(&undo) {
+        crash_point::pass("change.release.after");
+        let undone = self.host.undo(&undo);
+        crash_point::pass("change.undo.after");
+        let (note, mut error) = match undone {
             Ok(note) => {
                 self.settle(number, &undo);
                 (note, None)

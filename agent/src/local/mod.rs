@@ -17,7 +17,7 @@ use nix::libc;
 use crate::engine::{ChangeError, Host};
 use crate::host::{cgroup, netns, process, systemd, wait_until};
 use crate::undo::{self, Undo, UndoError};
-use crate::{dataplane, stage, sysctl};
+use crate::{crash_point, dataplane, stage, sysctl};
 use kill::KillWatch;
 use planes::{Planes, RuleHandle};
 
@@ -167,16 +167,19 @@ impl Host for LocalHost {
                 if process::signal(process, libc::SIGSTOP).map_err(failed())? == process::Delivery::Gone {
                     return Err(gone(change));
                 }
+                crash_point::pass("process.stopped");
                 self.in_force(change, State::Suspended(process.clone()))?
             }
             Change::Freeze { cgroup } => {
                 cgroup::set_freeze(cgroup, "1").map_err(failed())?;
+                crash_point::pass("cgroup.frozen");
                 self.in_force(change, State::Frozen(cgroup.clone()))?
             }
             // Those that depend on it are stopped by systemd.
             Change::StopUnit { unit, triggers, .. } => {
                 for name in triggers.iter().chain([unit]) {
                     systemd::stop(name).map_err(failed())?;
+                    crash_point::pass("unit.stopped");
                 }
                 self.in_force(change, State::UnitDown(unit.clone()))?
             }

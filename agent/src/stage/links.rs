@@ -18,7 +18,7 @@ use netlink_sys::{Socket, SocketAddr};
 use nix::net::if_::if_nametoindex;
 
 use super::netns_path;
-use crate::dataplane;
+use crate::{crash_point, dataplane};
 
 /// Joins two named namespaces by a veth pair, with addresses, up, and with routes.
 ///
@@ -113,8 +113,10 @@ fn request(message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
     packet.finalize();
     let mut buffer = vec![0; packet.buffer_len()];
     packet.serialize(&mut buffer);
+    crash_point::pass("rtnetlink.before");
     socket.send(&buffer, 0)?;
     let (answer, _) = socket.recv_from_full()?;
+    crash_point::pass("rtnetlink.after");
     let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&answer).map_err(io::Error::other)?;
     match answer.payload {
         NetlinkPayload::Error(error) => match error.code {

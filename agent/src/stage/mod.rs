@@ -16,6 +16,7 @@ use nix::libc;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 
+use crate::crash_point;
 use crate::host::{cgroup, netns, process, wait_until};
 
 pub use links::join;
@@ -33,10 +34,12 @@ pub fn make_netns(name: &str) -> io::Result<()> {
     let path = netns_path(name);
     fs::create_dir_all(netns::NAMED)?;
     OpenOptions::new().write(true).create_new(true).open(&path)?;
+    crash_point::pass("netns.file.made");
     let made = std::thread::scope(|scope| {
         let worker = scope.spawn(|| -> io::Result<()> {
             unshare(CloneFlags::CLONE_NEWNET)?;
             mount(Some("/proc/thread-self/ns/net"), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+            crash_point::pass("netns.mounted");
             links::bring_up("lo")
         });
         worker.join().map_err(|_| io::Error::other("the thread that made the namespace failed"))?
@@ -61,7 +64,9 @@ pub fn delete_netns(name: &str) -> io::Result<String> {
         Ok(()) | Err(nix::Error::EINVAL) => {}
         Err(e) => return Err(e.into()),
     }
+    crash_point::pass("netns.unmounted");
     fs::remove_file(&path)?;
+    crash_point::pass("netns.deleted");
     Ok("deleted".into())
 }
 
@@ -98,6 +103,7 @@ pub fn remove_cgroup(path: &Path) -> io::Result<String> {
     if !empty {
         return Err(io::Error::new(io::ErrorKind::ResourceBusy, format!("{} still has processes", path.display())));
     }
+    crash_point::pass("cgroup.emptied");
     for directory in cgroup::tree(path).into_iter().rev() {
         // Zombies keep a group busy until they are reaped.
         let mut last = Ok(());
@@ -107,6 +113,7 @@ pub fn remove_cgroup(path: &Path) -> io::Result<String> {
             last.is_ok()
         });
         last?;
+        crash_point::pass("cgroup.removed");
     }
     Ok(if killed == 0 { "removed".into() } else { format!("{killed} processes killed, removed") })
 }
@@ -161,6 +168,7 @@ pub fn spawn(what: &Spawn<'_>) -> io::Result<(Child, ProcessRef)> {
         });
         worker.join().map_err(|_| io::Error::other("the thread that starts processes failed"))?
     })?;
+    crash_point::pass("spawn.started");
     let mut starting = Starting(Some(child));
     let child = starting.0.as_mut().ok_or_else(|| io::Error::other("it is gone"))?;
     let pid = child.id().cast_signed();
