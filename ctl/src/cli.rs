@@ -161,7 +161,7 @@ pub struct PlanArgs {
     /// Seed of random choices, instead of the file's
     #[arg(long)]
     pub seed: Option<u64>,
-    /// Print the plan as JSON
+    /// Print the plan as JSON: an object, or an array when there are several experiments
     #[arg(long)]
     pub json: bool,
 }

@@ -71,7 +71,7 @@ fn cases() -> Vec<(String, usize, usize, &'static str, &'static str)> {
         (injecting("{loss: {percent: 3%, peer_ports: [90-80]}}"), 5, 48, "not a port", own_words),
         (experiment("baseline: soon"), 3, 11, "`soon` is not a duration", own_words),
         (probe("http: {url: \"http://h/\", status: 99999}"), 7, 42, "whole number", own_words),
-        (component("    user_facing: yes"), 5, 18, "neither `true` nor `false`", own_words),
+        (component("    user_facing: yes"), 5, 18, "neither `true` nor `false`", "one of the two"),
         // Shapes.
         (injecting("stop"), 5, 14, "write `{stop: {}}`", own_words),
         (injecting("{stop: {}, pause: {}}"), 5, 14, "`stop` and `pause` stand in one item", own_words),
@@ -83,7 +83,8 @@ fn cases() -> Vec<(String, usize, usize, &'static str, &'static str)> {
         // YAML itself.
         ("kind: System\nname: \"x\ncomponents: []\n".into(), 2, 7, "unclosed quote", own_words),
         ("kind: System\nname: x\ncomponents:\n\t- name: a\n".into(), 4, 2, "tabs", own_words),
-        ("kind: System\nname: x\ncomponents: [*nobody]\n".into(), 3, 14, "anchor that does not exist", own_words),
+        ("kind: System\nname: x\ncomponents: [*nobody]\n".into(), 3, 14, "anchor that does not exist", "write out"),
+        ("kind: System\nname: x\ncomponents:\n  - name: a\n\tdepends_on: [b]\n".into(), 4, 11, "a tab", "spaces"),
     ]
 }
 

@@ -36,6 +36,57 @@ fn a_wrong_file_is_shown_at_its_place_with_the_fix() {
 }
 
 #[test]
+fn a_file_without_a_document_is_a_finding() {
+    let firedrill = Firedrill::new().expect("firedrill");
+    for (name, content) in [("empty.yaml", ""), ("comment.yaml", "# later\n"), ("line.yaml", "---\n")] {
+        let file = firedrill.folder().write(name, content).expect("written").display().to_string();
+        for verb in ["check", "plan", "run"] {
+            let output = firedrill.output(&[verb, &file]).expect("started");
+            let told = format!("{}{}", text(&output.stdout), text(&output.stderr));
+            assert_eq!(output.status.code(), Some(2), "{verb} {name}: {told}");
+            assert!(told.contains("no document") && told.contains(name), "{verb} {name}: {told}");
+        }
+    }
+}
+
+#[test]
+fn findings_are_json_also_when_a_file_cannot_be_parsed() {
+    let firedrill = Firedrill::new().expect("firedrill");
+    let file = firedrill.folder().write("wrong.yaml", "kind: System\nnme: x\n").expect("written");
+    let output = firedrill.output(&["check", "--json", &file.display().to_string()]).expect("started");
+    assert_eq!(output.status.code(), Some(2));
+    let findings: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(findings[0]["place"]["line"], 2, "{findings:#}");
+}
+
+#[test]
+fn a_file_that_is_named_twice_is_read_once() {
+    let firedrill = Firedrill::new().expect("firedrill");
+    let file = firedrill.folder().write("duo.yaml", "kind: System\nname: duo\ncomponents: [{name: web}]\n");
+    let file = file.expect("written").display().to_string();
+    let folder = firedrill.folder().path().display().to_string();
+    let output = firedrill.output(&["check", &file, &folder, &file]).expect("started");
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));
+    assert!(text(&output.stdout).contains("1 document in 1 file"), "{}", text(&output.stdout));
+}
+
+#[test]
+fn output_that_cannot_be_written_is_said_and_a_reader_that_left_is_not() {
+    let firedrill = Firedrill::new().expect("firedrill");
+    for line in [["completions", "bash"].as_slice(), &["schema"], &["runs"]] {
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").expect("/dev/full");
+        let output = firedrill.command(line).stdout(full).output().expect("started");
+        let told = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(3), "{line:?}: {told}");
+        assert!(told.contains("cannot write to standard output"), "{line:?}: {told}");
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let output = firedrill.command(line).stdout(writer).output().expect("started");
+        assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), String::new()), "{line:?}");
+    }
+}
+
+#[test]
 fn all_shipped_files_are_right() {
     let firedrill = Firedrill::new().expect("firedrill");
     for folder in ["experiments/systems", "experiments/demo"] {

@@ -76,6 +76,9 @@ const JUDGE_EVERY: Duration = Duration::from_millis(100);
 pub async fn run(job: Job<'_>) -> anyhow::Result<Finished> {
     let Job { lowered, agent, runs, replay, notes, live, signals } = job;
     let started = Instant::now();
+    // Before there is a folder: where no probe can be sent, there is no run to be found later.
+    let (samples_in, samples) = mpsc::unbounded_channel();
+    let runner = Runner::start(&lowered.plan.probes, &lowered.checks, started, samples_in)?;
     let (id, folder) = log::make_folder(runs, &lowered.plan.experiment)?;
     let first = Event::RunStarted {
         id,
@@ -90,8 +93,6 @@ pub async fn run(job: Job<'_>) -> anyhow::Result<Finished> {
     let mut log = Log::create(&folder.join("events.ndjson"))?;
     log.write(&record)?;
 
-    let (samples_in, samples) = mpsc::unbounded_channel();
-    let runner = Runner::start(&lowered.plan.probes, &lowered.checks, started, samples_in)?;
     let (operator, reports) = Operator::start(agent.clone(), lowered.plan.clone())?;
     let mut driver = Driver {
         started,

@@ -1,22 +1,40 @@
 //! `firedrill check`: everything that is wrong with files, without looking at the host.
 
 use anyhow::Result;
+use firedrill_model::file::Diagnostic;
 use firedrill_model::verdict::ExitCode;
 
-use super::files;
+use super::{FileErrors, files};
 use crate::cli::CheckArgs;
 use crate::render::diagnostic;
 use crate::render::paint::Screen;
+use crate::render::say::say;
+use crate::render::words::count;
 
 pub fn run(args: &CheckArgs) -> Result<ExitCode> {
-    let (library, names) = files::read(&args.files)?;
-    let findings = library.check();
+    let (library, names) = match files::read(&args.files) {
+        Ok(read) => read,
+        // A file that cannot be parsed is a finding like any other.
+        Err(error) => match error.downcast::<FileErrors>() {
+            Ok(FileErrors(findings)) => return tell(args, &findings, ""),
+            Err(other) => return Err(other),
+        },
+    };
+    let right = format!(
+        "{} in {}: nothing wrong",
+        count(library.len(), "document", "documents"),
+        count(names.len(), "file", "files")
+    );
+    tell(args, &library.check(), &right)
+}
+
+fn tell(args: &CheckArgs, findings: &[Diagnostic], right: &str) -> Result<ExitCode> {
     if args.json {
-        anstream::println!("{}", serde_json::to_string_pretty(&findings)?);
+        say(serde_json::to_string_pretty(findings)?)?;
     } else if findings.is_empty() {
-        anstream::println!("{} documents in {} files: nothing wrong", library.len(), names.len());
+        say(right)?;
     } else {
-        anstream::println!("{}", diagnostic::all(&findings, Screen::stdout().paint()).trim_end());
+        say(diagnostic::all(findings, Screen::stdout().paint()).trim_end())?;
     }
     Ok(if findings.is_empty() { ExitCode::Held } else { ExitCode::Usage })
 }

@@ -1,10 +1,11 @@
 //! Reading the files that a verb is given.
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use firedrill_model::file::Diagnostic;
+use firedrill_model::file::{Diagnostic, Place};
 use firedrill_model::lower::Library;
 
 use super::{FileErrors, UsageError};
@@ -15,13 +16,24 @@ pub fn read(paths: &[PathBuf]) -> anyhow::Result<(Library, Vec<String>)> {
     let mut library = Library::default();
     let mut names = Vec::new();
     let mut findings = Vec::new();
+    let mut seen = HashSet::new();
     for path in paths {
         for file in expand(path)? {
+            // A file and the folder that it is in: named twice, read once.
+            if !seen.insert(fs::canonicalize(&file).unwrap_or_else(|_| file.clone())) {
+                continue;
+            }
             let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()));
             let text = text.map_err(|e| UsageError(format!("{e:#}")))?;
             let name = file.display().to_string();
+            let before = library.len();
             if let Err(finding) = library.add(&name, &text) {
                 findings.push(*finding);
+            } else if library.len() == before {
+                // Nothing to say of it would sound like nothing wrong with it.
+                let why = "there is no document in this file";
+                let help = "begin one with `kind: System`, `kind: Experiment` or `kind: GameDay`".to_owned();
+                findings.push(Diagnostic::new(&name, &text, Place::default(), why.to_owned(), Some(help)));
             }
             names.push(name);
         }

@@ -14,9 +14,10 @@ use serde_json::{Map, Value};
 
 use super::{UsageError, report};
 use crate::cli::Places;
-use crate::drive::{self, Job, Signals};
+use crate::drive::{self, Finished, Job, Signals};
 use crate::render::live::Live;
 use crate::render::paint::Screen;
+use crate::render::say::say;
 use crate::render::{json, summary};
 
 /// Arguments of `inject`.
@@ -49,10 +50,11 @@ struct Common {
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
-    #[command(flatten)]
-    target: Target,
+    // Before the target, whose heading would else stand above it.
     #[command(flatten)]
     places: Places,
+    #[command(flatten)]
+    target: Target,
 }
 
 /// The target.
@@ -237,6 +239,19 @@ impl Parameter {
     }
 }
 
+fn tell(common: &Common, finished: &Finished) -> Result<ExitCode> {
+    // What was found is told even where its reports cannot be written.
+    let page = report::write_all(&finished.run, &finished.folder);
+    if common.json {
+        say(json::report(&finished.run).trim_end())?;
+    } else {
+        let place = page.as_ref().ok().map(|page| page.display().to_string());
+        say(summary::text(&finished.run, place.as_deref(), Screen::stdout().paint()))?;
+    }
+    page?;
+    Ok(finished.exit)
+}
+
 pub fn run(args: &InjectArgs) -> Result<ExitCode> {
     let FaultArgs { fault, common } = &args.fault;
     let watched = match &common.watch {
@@ -245,6 +260,7 @@ pub fn run(args: &InjectArgs) -> Result<ExitCode> {
     };
     let lowered = lower::ad_hoc(&common.target.spec(), fault.clone(), common.lasts, watched, rand::random());
     let agent = super::start_agent(&common.places, &format!("inject {}", fault.name()))?;
+    super::tell_recovery(&agent);
     let result = super::runtime()?.block_on(async {
         let mut signals = Signals::take()?;
         let live = Some(Live::stderr());
@@ -254,18 +270,5 @@ pub fn run(args: &InjectArgs) -> Result<ExitCode> {
         drive::run(Job { lowered, agent: &agent, runs, replay, notes, live, signals: &mut signals }).await
     });
     let farewell = agent.stop();
-    let finished = result?;
-    let page = report::write_all(&finished.run, &finished.folder)?;
-    if common.json {
-        anstream::println!("{}", json::report(&finished.run));
-    } else {
-        anstream::println!(
-            "{}",
-            summary::text(&finished.run, Some(&page.display().to_string()), Screen::stdout().paint())
-        );
-    }
-    for left in &farewell.left_over {
-        anstream::eprintln!("NOT restored: {left}");
-    }
-    Ok(if farewell.left_over.is_empty() { finished.exit } else { finished.exit.worse(ExitCode::NotRestored) })
+    super::conclude(result.and_then(|finished| tell(common, &finished)), &farewell)
 }

@@ -8,12 +8,17 @@ use clap::CommandFactory;
 use firedrill_model::verdict::ExitCode;
 
 use crate::cli::Cli;
+use crate::render::say::say;
 
 pub fn run(folder: &Path) -> Result<ExitCode> {
     fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    let mut command = Cli::command();
+    // A page of `help` for each verb would say nothing that the verb's own does not.
+    let mut command = Cli::command()
+        .disable_help_subcommand(true)
+        .mut_subcommand("inject", |inject| inject.disable_help_subcommand(true));
     command.build();
     clap_mangen::generate_to(command, folder).with_context(|| format!("cannot write to {}", folder.display()))?;
-    anstream::println!("man pages are in {}; read one with `man {}/firedrill.1`", folder.display(), folder.display());
+    let folder = folder.display();
+    say(format!("man pages are in {folder}; read one with `man -l {folder}/firedrill.1`"))?;
     Ok(ExitCode::Held)
 }

@@ -16,7 +16,7 @@ mod status;
 
 use std::path::PathBuf;
 
-use firedrill_agent::agent::{Agent, Options, StartError};
+use firedrill_agent::agent::{Agent, Farewell, Options, StartError};
 use firedrill_agent::guardian;
 use firedrill_agent::journal::Directories;
 use firedrill_model::file::Diagnostic;
@@ -109,6 +109,30 @@ pub fn start_agent(places: &Places, what: &str) -> anyhow::Result<Agent> {
         .into());
     }
     Ok(Agent::start(Options { directories: places.directories(), ..Options::new(what) })?)
+}
+
+/// Tells what an earlier run had left, and what has become of it.
+pub fn tell_recovery(agent: &Agent) {
+    for (change, note) in &agent.recovery().undone {
+        anstream::eprintln!("undone of an earlier run that was killed: {change}: {note}");
+    }
+}
+
+/// The end of a run: whatever else went wrong, what is left on the host is named, and decides the exit code.
+///
+/// # Errors
+/// That of the run, when nothing is left.
+pub fn conclude(result: anyhow::Result<ExitCode>, farewell: &Farewell) -> anyhow::Result<ExitCode> {
+    if farewell.left_over.is_empty() {
+        return result;
+    }
+    for left in &farewell.left_over {
+        anstream::eprintln!("NOT restored: {left}");
+    }
+    if let Err(error) = &result {
+        anstream::eprintln!("{}", complaint(error));
+    }
+    Ok(ExitCode::NotRestored)
 }
 
 /// A runtime for probes and the driver. Two threads: the driver's, and one for what blocks it for a moment.

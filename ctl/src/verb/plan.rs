@@ -11,6 +11,7 @@ use firedrill_model::verdict::ExitCode;
 use super::files;
 use crate::cli::PlanArgs;
 use crate::render::plan::{StepPreview, TargetPreview, text};
+use crate::render::say::say;
 
 pub fn run(args: &PlanArgs) -> Result<ExitCode> {
     let (library, _) = files::read(&args.files)?;
@@ -32,11 +33,13 @@ pub fn run(args: &PlanArgs) -> Result<ExitCode> {
             steps.iter().flat_map(|s| &s.targets).all(|t| !t.plans.is_empty() && t.plans.iter().all(|p| p.1.is_ok()));
         plans.push((lowered.plan, steps));
     }
-    for (plan, steps) in &plans {
-        if args.json {
-            anstream::println!("{}", json(plan, steps)?);
-        } else {
-            anstream::println!("{}", text(plan, steps));
+    if args.json {
+        // One document, as `run --json` has it: an object for one experiment, an array for several.
+        let all = plans.iter().map(|(plan, steps)| json(plan, steps)).collect::<Result<Vec<_>>>()?;
+        say(if let [one] = all.as_slice() { one.clone() } else { format!("[\n{}\n]", all.join(",\n")) })?;
+    } else {
+        for (plan, steps) in &plans {
+            say(text(plan, steps))?;
         }
     }
     Ok(if possible { ExitCode::Held } else { ExitCode::Usage })

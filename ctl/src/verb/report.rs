@@ -10,6 +10,7 @@ use firedrill_model::verdict::ExitCode;
 use super::{UsageError, runs};
 use crate::cli::{Format, ReportArgs};
 use crate::render::paint::Screen;
+use crate::render::say::say;
 use crate::render::{html, json, junit, markdown, summary};
 
 pub fn run(args: &ReportArgs) -> Result<ExitCode> {
@@ -27,7 +28,7 @@ pub fn run(args: &ReportArgs) -> Result<ExitCode> {
             fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
             anstream::eprintln!("written: {}", path.display());
         }
-        None => anstream::println!("{}", text.trim_end()),
+        None => say(text.trim_end())?,
     }
     Ok(ExitCode::Held)
 }

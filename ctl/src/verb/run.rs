@@ -13,6 +13,7 @@ use crate::cli::RunArgs;
 use crate::drive::{self, Finished, Job, Signals};
 use crate::render::live::Live;
 use crate::render::paint::Screen;
+use crate::render::say::say;
 use crate::render::{json, summary};
 
 pub fn run(args: &RunArgs) -> Result<ExitCode> {
@@ -22,22 +23,29 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     for item in &agenda {
         lower(&library, &item.experiment, args, 0)?;
     }
+    let question = agenda.iter().find_map(|i| i.confirm.as_ref());
+    if let Some(question) = question
+        && !args.yes
+        && !std::io::stdin().is_terminal()
+    {
+        return Err(super::UsageError(format!(
+            "this day asks \"{question}\", and there is no terminal to answer on; use --yes"
+        ))
+        .into());
+    }
     let what = agenda.iter().map(|i| i.experiment.as_str()).collect::<Vec<_>>().join(", ");
     let agent = super::start_agent(&args.places, &format!("run {what}"))?;
-    for (change, note) in &agent.recovery().undone {
-        anstream::eprintln!("undone of an earlier run that was killed: {change}: {note}");
-    }
+    super::tell_recovery(&agent);
     let mut summaries = Vec::new();
     let result = super::runtime()?.block_on(all(&library, &agenda, args, &agent, &mut summaries));
     let farewell = agent.stop();
-    if args.json {
-        print_json(&summaries, agenda.len());
-    }
-    let exit = result?;
-    for left in &farewell.left_over {
-        anstream::eprintln!("NOT restored: {left}");
-    }
-    Ok(if farewell.left_over.is_empty() { exit } else { exit.worse(ExitCode::NotRestored) })
+    let result = result.and_then(|exit| {
+        if args.json {
+            print_json(&summaries, agenda.len())?;
+        }
+        Ok(exit)
+    });
+    super::conclude(result, &farewell)
 }
 
 /// One experiment to run, and what a game day says about it.
@@ -88,11 +96,11 @@ fn lower(library: &Library, experiment: &str, args: &RunArgs, seed: u64) -> Resu
 }
 
 /// One document, whatever was run: an object for one experiment, an array for several.
-fn print_json(summaries: &[String], planned: usize) {
+fn print_json(summaries: &[String], planned: usize) -> Result<()> {
     match summaries {
-        [] if planned == 1 => {}
-        [one] if planned == 1 => anstream::println!("{}", one.trim_end()),
-        several => anstream::println!("[\n{}\n]", several.iter().map(|s| s.trim_end()).collect::<Vec<_>>().join(",\n")),
+        [] if planned == 1 => Ok(()),
+        [one] if planned == 1 => say(one.trim_end()),
+        several => say(format!("[\n{}\n]", several.iter().map(|s| s.trim_end()).collect::<Vec<_>>().join(",\n"))),
     }
 }
 
@@ -156,13 +164,13 @@ async fn all(
 
 async fn one(job: Job<'_>, args: &RunArgs) -> Result<Finished> {
     let finished = drive::run(job).await?;
-    let page = report::write_all(&finished.run, &finished.folder)?;
+    // What was found is told even where its reports cannot be written.
+    let page = report::write_all(&finished.run, &finished.folder);
     if !args.json {
-        anstream::println!(
-            "{}",
-            summary::text(&finished.run, Some(&page.display().to_string()), Screen::stdout().paint())
-        );
+        let place = page.as_ref().ok().map(|page| page.display().to_string());
+        say(summary::text(&finished.run, place.as_deref(), Screen::stdout().paint()))?;
     }
+    page?;
     Ok(finished)
 }
 
@@ -175,12 +183,6 @@ fn replay(args: &RunArgs, experiment: &str, seed: u64) -> Vec<String> {
 
 /// Asks a person. The answer is read on a thread of its own, so that Ctrl-C is heard while nobody answers.
 async fn confirmed(question: &str) -> Result<bool> {
-    if !std::io::stdin().is_terminal() {
-        return Err(super::UsageError(format!(
-            "this day asks \"{question}\", and there is no terminal to answer on; use --yes"
-        ))
-        .into());
-    }
     let mut err = anstream::stderr();
     write!(err, "{question} [y/N] ")?;
     err.flush()?;

@@ -9,6 +9,7 @@ use firedrill_model::verdict::ExitCode;
 
 use super::UsageError;
 use crate::cli::RunsArgs;
+use crate::render::say::say;
 
 pub fn run(args: &RunsArgs) -> Result<ExitCode> {
     let mut rows = Vec::new();
@@ -28,13 +29,13 @@ pub fn run(args: &RunsArgs) -> Result<ExitCode> {
             .iter()
             .map(|(id, verdict, finding)| serde_json::json!({ "id": id, "verdict": verdict, "finding": finding }))
             .collect();
-        anstream::println!("{}", serde_json::to_string_pretty(&list)?);
+        say(serde_json::to_string_pretty(&list)?)?;
     } else if rows.is_empty() {
-        anstream::println!("there are no runs in {}", args.places.runs.display());
+        say(format!("there are no runs in {}", args.places.runs.display()))?;
     } else {
         let width = rows.iter().map(|r| r.0.len()).max().unwrap_or(0);
         for (id, verdict, finding) in rows {
-            anstream::println!("{id:width$}  {verdict:12}  {finding}");
+            say(format!("{id:width$}  {verdict:12}  {finding}"))?;
         }
     }
     Ok(ExitCode::Held)

@@ -7,6 +7,7 @@ use firedrill_model::verdict::ExitCode;
 
 use super::UsageError;
 use crate::cli::SchemaArgs;
+use crate::render::say::say;
 
 pub fn run(args: &SchemaArgs) -> Result<ExitCode> {
     let value = match &args.kind {
@@ -23,6 +24,6 @@ pub fn run(args: &SchemaArgs) -> Result<ExitCode> {
             }
         },
     };
-    anstream::println!("{}", serde_json::to_string_pretty(&value)?);
+    say(serde_json::to_string_pretty(&value)?)?;
     Ok(ExitCode::Held)
 }

@@ -49,7 +49,9 @@ pub(super) fn explain(error: &Error) -> (String, Option<String>) {
             (format!("expected {expected}, found {unexpected}"), None)
         }
         Error::NullIntoString { .. } => ("there is no value here".into(), Some("write one after the colon".into())),
-        Error::InvalidBooleanStrict { .. } => ("this is neither `true` nor `false`".into(), None),
+        Error::InvalidBooleanStrict { .. } => {
+            ("this is neither `true` nor `false`".into(), Some("write one of the two, without quotes".into()))
+        }
         Error::InvalidScalar { ty, .. } => {
             let whole = ty.trim_start_matches(['u', 'i']).parse::<u8>().is_ok();
             let what = match *ty {
@@ -60,7 +62,10 @@ pub(super) fn explain(error: &Error) -> (String, Option<String>) {
             (format!("this is not {what}"), None)
         }
         Error::Eof { .. } => ("the file ends in the middle of something".into(), None),
-        Error::UnknownAnchor { .. } => ("this alias names an anchor that does not exist".into(), None),
+        Error::UnknownAnchor { .. } => (
+            "this alias names an anchor that does not exist".into(),
+            Some("write out what is meant; an anchor ends with its document, at `---`".into()),
+        ),
         Error::Budget { .. } => (
             "the file is too large or too deeply nested to be a file of experiments".into(),
             Some("split it up".into()),
@@ -70,7 +75,12 @@ pub(super) fn explain(error: &Error) -> (String, Option<String>) {
         | Error::AliasReplayStackDepthExceeded { .. } => {
             ("the aliases of this file expand to far too much".into(), Some("write out what is meant".into()))
         }
-        other => (plain(other), None),
+        other => match plain(other) {
+            tab if tab.contains("found a tab") => {
+                ("there is a tab here, or in the next line".into(), Some("indent with spaces".into()))
+            }
+            what => (what, None),
+        },
     }
 }
 
