@@ -19,11 +19,15 @@ use firedrill_model::run::TargetPlan;
 
 use crate::engine::{AppliedChange, ChangeError, Engine, FaultId, Reverted, RevertedChange};
 use crate::guardian::Guardian;
+use crate::halt::{self, Halted};
 use crate::host;
 use crate::journal::{Directories, Journal};
 use crate::local::LocalHost;
 use crate::owner::{Holder, Owner, OwnerError};
+use crate::pulse;
 use crate::recover::{self, Recovery};
+use crate::standing::{self, Standing};
+use crate::sys;
 use crate::target::{self, Protected, TargetError};
 
 /// How an agent is started.
@@ -60,6 +64,9 @@ pub enum StartError {
     /// Another owner.
     #[error(transparent)]
     Owner(#[from] OwnerError),
+    /// Somebody halted the host.
+    #[error(transparent)]
+    Halted(#[from] Halted),
     /// What an earlier owner left could not be undone.
     #[error("an earlier run left something that could not be undone: {}; mend it, then `firedrill recover`", .0.join("; "))]
     LeftOver(Vec<String>),
@@ -88,6 +95,9 @@ pub enum InjectError {
         /// How the undoing of the changes before it went.
         reverted: Vec<RevertedChange>,
     },
+    /// Somebody halted the host.
+    #[error(transparent)]
+    Halted(#[from] Halted),
     /// The guardian has died.
     #[error("the guardian has died, and without it no fault is injected; end the run")]
     Unguarded,
@@ -116,14 +126,14 @@ pub struct Ended {
     pub receipt: Option<Receipt>,
     /// How its changes were undone.
     pub changes: Vec<RevertedChange>,
-    /// Whether it ended by itself, because it was not renewed or its time was up.
+    /// Whether it ended by itself, because it was not renewed, its time was up or the host was halted.
     pub lapsed: bool,
 }
 
 /// What the agent did when it stopped.
 #[derive(Clone, Debug, Default)]
 pub struct Farewell {
-    /// Faults that were still in force.
+    /// Faults that were still in force, or had ended by themselves without anybody having been told.
     pub ended: Vec<Ended>,
     /// What could not be undone, in all.
     pub left_over: Vec<String>,
@@ -172,17 +182,20 @@ impl Agent {
     pub fn start(options: Options) -> Result<Self, StartError> {
         let Options { directories, what, guardian, lease, log_directory } = options;
         let facts = host::facts();
-        let holder = Holder { pid: std::process::id(), what, since: String::new() };
         // A guardian that is just clearing up holds the lock for a moment.
-        let owner = Owner::take(&directories.run, &holder, Duration::from_secs(2))?;
+        let owner = Owner::take(&directories.run, &Holder::this(&what), Duration::from_secs(2))?;
+        // Only now: a halt that is under way holds the lock, too.
+        halt::check(&directories.run)?;
         let recovery = recover::recover(&directories, &facts.boot_id);
         if !recovery.left.is_empty() {
             return Err(StartError::LeftOver(recovery.left));
         }
         // Before any eBPF descriptor is opened: nothing of ours may live on in the guardian.
         let guardian = Guardian::start(&guardian, &directories).map_err(StartError::Guardian)?;
+        let pulse = guardian.pulse().map_err(StartError::Guardian)?;
         let journal = Journal::begin(&directories, &facts.boot_id)
             .map_err(|e| StartError::Journal(directories.run.clone(), e))?;
+        standing::forget(&directories.run);
         let protected = Protected::new(Some(guardian.pid()));
         let engine = Engine::new(LocalHost::new(facts.clone(), log_directory), journal, lease);
         let core = Core {
@@ -193,11 +206,17 @@ impl Agent {
             protected,
             faults: Vec::new(),
             lapsed: Vec::new(),
+            run: directories.run,
+            halted: None,
         };
         let (requests, inbox) = channel();
         let thread = std::thread::Builder::new()
             .name("fd-engine".into())
-            .spawn(move || core.run(&inbox))
+            .spawn(move || {
+                pulse::set(pulse);
+                core.run(&inbox);
+                pulse::end();
+            })
             .map_err(StartError::Thread)?;
         let joiner = Joiner(Mutex::new(Some((requests.clone(), thread))));
         Ok(Self { requests, host: facts, recovery, thread: Arc::new(joiner) })
@@ -244,7 +263,7 @@ impl Agent {
         self.ask(|answer| Request::Revert(id, answer)).flatten()
     }
 
-    /// Ends every fault, the youngest first.
+    /// Ends every fault, the youngest first. Those that have ended by themselves since the last renewal are told of, too.
     pub fn revert_all(&self) -> Vec<Ended> {
         self.ask(Request::RevertAll).unwrap_or_default()
     }
@@ -257,7 +276,8 @@ impl Agent {
     /// Renews every lease. Gives the faults that have ended by themselves since the last call.
     ///
     /// # Errors
-    /// A lease could not be renewed, the guardian died, or the agent has stopped: the faults must be ended.
+    /// A lease could not be renewed, the guardian died, the host was halted, or the agent has stopped: the faults must
+    /// be ended.
     pub fn renew(&self) -> Result<Vec<Ended>, String> {
         self.ask(Request::Renew).unwrap_or_else(|| Err("the agent has stopped".into()))
     }
@@ -288,6 +308,8 @@ struct InForce {
     id: FaultId,
     /// The fault and its target's name; `None` for a stage.
     fault: Option<(Fault, String)>,
+    /// When it ends whatever happens.
+    ends_ns: u64,
 }
 
 /// What the engine's thread owns.
@@ -299,6 +321,10 @@ struct Core {
     protected: Protected,
     faults: Vec<InForce>,
     lapsed: Vec<Ended>,
+    /// Where the sign of a halt would be.
+    run: PathBuf,
+    /// Once halted, an agent begins nothing any more, whether or not the sign is taken away.
+    halted: Option<Halted>,
 }
 
 impl Core {
@@ -327,14 +353,27 @@ impl Core {
                     TryRecvError::Disconnected => RecvTimeoutError::Disconnected,
                 });
             }
+            pulse::beat();
             for reverted in self.engine.tick() {
                 let ended = self.ended(reverted);
                 self.lapsed.push(ended);
             }
+            self.look_for_halt();
+        }
+    }
+
+    fn look_for_halt(&mut self) {
+        if self.halted.is_none()
+            && let Err(halted) = halt::check(&self.run)
+        {
+            self.halted = Some(halted);
+            let ended = self.revert_all();
+            self.lapsed = ended.into_iter().map(|e| Ended { lapsed: true, ..e }).collect();
         }
     }
 
     fn answer(&mut self, request: Request) {
+        pulse::beat();
         match request {
             Request::Resolve(plan, answer) => {
                 let _ = answer.send(target::resolve(&plan, &self.host, &self.protected));
@@ -382,9 +421,16 @@ impl Core {
         if !self.is_guarded() {
             return Err(InjectError::Unguarded);
         }
+        // The sign may be there since the last tick.
+        self.look_for_halt();
+        if let Some(halted) = &self.halted {
+            return Err(halted.clone().into());
+        }
         match self.engine.apply(plan, lasts) {
             Ok((id, applied)) => {
-                self.faults.push(InForce { id, fault });
+                let ends_ns = sys::clock::monotonic_ns() + u64::try_from(lasts.as_nanos()).unwrap_or(u64::MAX / 2);
+                self.faults.push(InForce { id, fault, ends_ns });
+                self.tell_standing();
                 Ok(Injected { id, applied, notes: plan.notes.clone() })
             }
             Err((error, reverted)) => Err(InjectError::Change { error, reverted: reverted.changes }),
@@ -394,6 +440,9 @@ impl Core {
     fn renew(&mut self) -> Result<Vec<Ended>, String> {
         if !self.is_guarded() {
             return Err("the guardian has died; without it no fault may stay in force".into());
+        }
+        if let Some(halted) = &self.halted {
+            return Err(halted.to_string());
         }
         self.engine.renew().map_err(|e| format!("a lease could not be renewed: {e}"))?;
         Ok(std::mem::take(&mut self.lapsed))
@@ -410,14 +459,26 @@ impl Core {
 
     fn revert_all(&mut self) -> Vec<Ended> {
         let reverted = self.engine.revert_all();
-        reverted.into_iter().map(|r| self.ended(r)).collect()
+        let mut all = std::mem::take(&mut self.lapsed);
+        all.extend(reverted.into_iter().map(|r| self.ended(r)));
+        all
     }
 
     fn ended(&mut self, reverted: Reverted) -> Ended {
         let at = self.faults.iter().position(|f| f.id == reverted.fault);
         let fault = at.map(|at| self.faults.remove(at)).and_then(|f| f.fault);
+        self.tell_standing();
         let receipt = fault.map(|(fault, target)| fault.receipt(&target, reverted.measured));
         Ended { id: reverted.fault, receipt, changes: reverted.changes, lapsed: reverted.lapsed }
+    }
+
+    /// Tells other processes what is in force, for `firedrill status`.
+    fn tell_standing(&self) {
+        let faults = self.faults.iter().filter_map(|f| {
+            let (fault, target) = f.fault.as_ref()?;
+            Some(Standing { fault: fault.name().to_owned(), target: target.clone(), ends_ns: f.ends_ns })
+        });
+        standing::tell(&self.run, &faults.collect::<Vec<_>>());
     }
 
     fn finish(&mut self) -> Farewell {
@@ -431,6 +492,7 @@ impl Core {
         {
             left_over.push(format!("the guardian could not be waited for: {e}"));
         }
+        standing::forget(&self.run);
         let _owned_until_here = &self.owner;
         Farewell { ended, left_over }
     }

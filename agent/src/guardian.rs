@@ -3,19 +3,24 @@
 //! It is exec'd before any eBPF descriptor is opened, because an inherited link would keep its fault alive. It
 //! has a session and a cgroup of its own, so that what kills the agent's group spares it, and it watches the
 //! agent by pidfd. Both live or one of them does: if it dies first, the agent says so and reverts.
+//!
+//! An agent that hangs (stopped, frozen, in a deadlock) is as good as dead, but would go on where it was when it wakes.
+//! So it is killed first: after [`HUNG_AFTER`] without a sign of life from the engine's thread, if changes are open.
 
 use std::ffi::OsString;
 use std::fs;
-use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::fd::AsFd;
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::mman::{MlockAllFlags, mlockall};
-use nix::unistd::{getppid, setsid};
+use nix::unistd::{getppid, read, setsid, write};
 
 use crate::host::{self, cgroup, process};
 use crate::journal::Directories;
@@ -24,6 +29,14 @@ use crate::{recover, sys};
 
 /// What the agent writes to let the guardian go in peace.
 const FAREWELL: u8 = b'q';
+/// What the agent writes while its engine's thread runs.
+const BEAT: u8 = b'.';
+/// How often it does.
+const BEAT_EVERY: Duration = Duration::from_millis(250);
+/// An agent that gives no sign of life for so long while changes are open is killed: the time of a lease.
+pub const HUNG_AFTER: Duration = Duration::from_secs(5);
+/// How long a guardian may take to go when it is told to.
+const LEAVE_PATIENCE: Duration = Duration::from_secs(5);
 /// What the guardian writes when it watches.
 const READY: &str = "ready";
 
@@ -64,7 +77,30 @@ impl Guardian {
             return Err(io::Error::other(format!("the guardian did not start: {}", answer.trim())));
         }
         let line = child.stdin.take();
+        if let Some(line) = &line {
+            // A guardian that is stopped does not read: the agent must not wait for it.
+            fcntl(line, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        }
         Ok(Self { child, line })
+    }
+
+    /// What tells it that the calling thread runs, to be called often; most calls do nothing.
+    ///
+    /// # Errors
+    /// No descriptor is free.
+    pub(crate) fn pulse(&self) -> io::Result<impl FnMut() + 'static + use<>> {
+        let line: Option<OwnedFd> = self.line.as_ref().map(|line| line.as_fd().try_clone_to_owned()).transpose()?;
+        let mut last: Option<Instant> = None;
+        Ok(move || {
+            if last.is_some_and(|last| last.elapsed() < BEAT_EVERY) {
+                return;
+            }
+            last = Some(Instant::now());
+            if let Some(line) = &line {
+                // When it is dead, the next renewal tells; when it does not read, there is nobody to tell.
+                let _ = write(line, &[BEAT]);
+            }
+        })
     }
 
     /// Its process id.
@@ -85,6 +121,11 @@ impl Guardian {
         if let Some(mut line) = self.line.take() {
             // It may have died before: then there is nobody to tell.
             let _ = line.write_all(&[FAREWELL]);
+        }
+        // One that is stopped, or drowned in our signs of life, does not hear: nothing is left for it to do.
+        let deaf = !host::wait_until(LEAVE_PATIENCE, || !matches!(self.child.try_wait(), Ok(None)));
+        if deaf {
+            let _ = self.child.kill();
         }
         let ended = self.child.wait().map(drop);
         // One that was killed could not remove its group.
@@ -119,46 +160,83 @@ fn watch(directories: &Directories) -> io::Result<u8> {
     let _ = mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE);
     // If the agent died in between, its pid may be somebody else's: the parent tells.
     if u32::try_from(getppid().as_raw()) != Ok(agent) {
-        return Ok(after_death(directories, shelter));
+        return Ok(after_death(directories, shelter, "the agent died"));
     }
     writeln!(io::stdout(), "{READY}")?;
     io::stdout().flush()?;
 
     let stdin = io::stdin();
+    let mut silence = Silence::default();
     loop {
+        let begun = Instant::now();
         let mut watched =
             [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN), PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut watched, PollTimeout::NONE) {
+        match poll(&mut watched, LOOK_EVERY) {
             Ok(_) | Err(nix::Error::EINTR) => {}
             Err(e) => return Err(e.into()),
         }
+        silence.lasts(begun.elapsed());
         let said = watched[1].revents().is_some_and(|r| !r.is_empty());
         let died = watched[0].revents().is_some_and(|r| !r.is_empty());
         if said {
-            let mut byte = [0];
-            match stdin.lock().read(&mut byte) {
-                Ok(1) if byte[0] == FAREWELL => {
+            let mut bytes = [0; 4096];
+            match read(&stdin, &mut bytes) {
+                Ok(n) if bytes[..n].contains(&FAREWELL) => {
                     shelter.leave();
                     return Ok(0);
                 }
+                Ok(n) if n > 0 => silence.is_broken(),
+                Err(nix::Error::EINTR) => {}
                 // The line closes when the agent dies; wait until it is wholly gone, descriptors and all.
                 _ => {
                     let mut gone = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
                     poll(&mut gone, PollTimeout::from(5000_u16))?;
-                    return Ok(after_death(directories, shelter));
+                    return Ok(after_death(directories, shelter, "the agent died"));
                 }
             }
         }
         if died {
-            return Ok(after_death(directories, shelter));
+            return Ok(after_death(directories, shelter, "the agent died"));
+        }
+        // With nothing open there is nothing to revert, and whoever stopped it may have had a reason.
+        if silence.is_hang() && !recover::outstanding(directories).is_empty() {
+            // ESRCH: it has just died.
+            let _ = sys::signals::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
+            // As long as the kernel holds it, it holds the host, too.
+            let mut gone = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+            while matches!(poll(&mut gone, PollTimeout::NONE), Err(nix::Error::EINTR)) {}
+            return Ok(after_death(directories, shelter, "the agent hung and was killed"));
         }
     }
 }
 
+/// How often the guardian looks whether the agent hangs (ms).
+const LOOK_EVERY: u16 = 250;
+
+/// How long nothing was heard of the agent, by the guardian's own waking hours: a guardian that could not run itself,
+/// because the machine was, does not blame the agent.
+#[derive(Debug, Default)]
+struct Silence(Duration);
+
+impl Silence {
+    /// Another wait is over, of so long.
+    fn lasts(&mut self, waited: Duration) {
+        self.0 += waited.min(2 * Duration::from_millis(LOOK_EVERY.into()));
+    }
+
+    fn is_broken(&mut self) {
+        self.0 = Duration::ZERO;
+    }
+
+    fn is_hang(&self) -> bool {
+        self.0 >= HUNG_AFTER
+    }
+}
+
 /// The agent is dead: become the owner and undo what it left. A new owner that was faster does it instead.
-fn after_death(directories: &Directories, shelter: Shelter) -> u8 {
+fn after_death(directories: &Directories, shelter: Shelter, why: &str) -> u8 {
     let begun = Instant::now();
-    let holder = Holder { pid: std::process::id(), what: "guardian, clearing up".into(), since: String::new() };
+    let holder = Holder::clearing_up("guardian, clearing up");
     let Ok(owner) = Owner::take(&directories.run, &holder, Duration::from_secs(5)) else {
         shelter.leave();
         return 0;
@@ -168,6 +246,7 @@ fn after_death(directories: &Directories, shelter: Shelter) -> u8 {
     shelter.leave();
     let recovery = recover::recover(directories, &host::facts().boot_id);
     let report = serde_json::json!({
+        "why": why,
         "undone": recovery.undone,
         "left": recovery.left,
         "took_ms": begun.elapsed().as_secs_f64() * 1e3,
@@ -224,5 +303,24 @@ pub(crate) fn sweep() {
         if pid.is_some_and(|pid| process::stat(pid).is_err()) {
             let _ = fs::remove_dir(group.path());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn five_seconds_of_silence_are_a_hang_unless_the_listener_slept_itself() {
+        let mut silence = Silence::default();
+        for _ in 0..19 {
+            silence.lasts(Duration::from_millis(250));
+        }
+        assert!(!silence.is_hang());
+        silence.lasts(Duration::from_millis(250));
+        assert!(silence.is_hang());
+        silence.is_broken();
+        silence.lasts(Duration::from_secs(3600));
+        assert!(!silence.is_hang(), "an hour in which the guardian did not run counts as one look");
     }
 }

@@ -10,13 +10,16 @@ pub mod crash_point;
 pub mod dataplane;
 pub mod engine;
 pub mod guardian;
+pub mod halt;
 pub mod host;
 pub mod journal;
 pub mod local;
 pub mod owner;
+mod pulse;
 pub mod recover;
 pub mod snapshot;
 pub mod stage;
+pub mod standing;
 #[allow(unsafe_code)]
 pub mod sys;
 mod sysctl;

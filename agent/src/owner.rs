@@ -5,11 +5,12 @@ use std::io::{self, Read, Seek, Write};
 use std::path::Path;
 use std::time::Duration;
 
+use firedrill_model::facts::ProcessRef;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
-use crate::host::wait_until;
+use crate::host::{process, wait_until};
 
 /// Who owns the host, as the owner file says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,8 +19,31 @@ pub struct Holder {
     pub pid: u32,
     /// What it does: `run lose-one-web`.
     pub what: String,
-    /// Since when, RFC 3339 or empty.
-    pub since: String,
+    /// When it began: clock ticks since boot, as in `/proc/PID/stat`. With the pid it names one process for ever.
+    #[serde(default)]
+    pub started: u64,
+    /// Whether it only clears up after another. Such a one is waited for, and never stopped.
+    #[serde(default)]
+    pub clears_up: bool,
+}
+
+impl Holder {
+    /// This process, which changes the host. `what` tells people what for.
+    pub fn this(what: &str) -> Self {
+        let pid = std::process::id();
+        let started = process::stat(pid.cast_signed()).map(|s| s.process.started).unwrap_or_default();
+        Self { pid, what: what.to_owned(), started, clears_up: false }
+    }
+
+    /// This process, which undoes what another left.
+    pub fn clearing_up(what: &str) -> Self {
+        Self { clears_up: true, ..Self::this(what) }
+    }
+
+    /// The process, as others may find and signal it.
+    pub fn process(&self) -> ProcessRef {
+        ProcessRef { pid: self.pid.cast_signed(), started: self.started, comm: String::new() }
+    }
 }
 
 /// Why ownership was not had.
@@ -73,7 +97,8 @@ impl Owner {
             return Err(OwnerError::Taken(current(directory).unwrap_or(Holder {
                 pid: 0,
                 what: "an unknown run".into(),
-                since: String::new(),
+                started: 0,
+                clears_up: false,
             })));
         };
         let text = serde_json::to_string(holder).map_err(|e| fail(io::Error::other(e)))?;
@@ -99,7 +124,7 @@ mod tests {
     use super::*;
 
     fn holder(what: &str) -> Holder {
-        Holder { pid: std::process::id(), what: what.into(), since: String::new() }
+        Holder::this(what)
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //!
 //! Not looked at: counters, and whatever else changes by itself.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
@@ -16,18 +17,19 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use aya::programs::{loaded_links, loaded_programs};
+use serde::{Deserialize, Serialize};
 
 use crate::dataplane;
 use crate::guardian;
 use crate::host::{cgroup, netns, process};
 
 /// A line of a snapshot: where (`host`, or the name of a network namespace), what kind of thing, and the thing.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Line {
     /// `host`, or the name of a network namespace.
     pub place: String,
     /// The kind of thing, such as `qdisc`.
-    pub kind: &'static str,
+    pub kind: Cow<'static, str>,
     /// The thing itself, in the words of the kernel or its tools.
     pub what: String,
 }
@@ -39,9 +41,10 @@ pub struct Snapshot {
 }
 
 /// A line that only one of two snapshots has.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Difference {
     /// The line.
+    #[serde(flatten)]
     pub line: Line,
     /// Whether it is in the later snapshot only; otherwise in the earlier only.
     pub appeared: bool,
@@ -80,6 +83,12 @@ const PROGRAM_MARK: &str = "fdrill_";
 /// settings of the whole machine.
 const PARAMETERS: [&str; 2] = ["/proc/sys/net/ipv4", "/proc/sys/net/ipv6"];
 
+impl FromIterator<Line> for Snapshot {
+    fn from_iter<I: IntoIterator<Item = Line>>(lines: I) -> Self {
+        Self { lines: lines.into_iter().collect() }
+    }
+}
+
 impl Snapshot {
     /// Looks at the host and into the named network namespaces. One that is not there has no lines.
     ///
@@ -87,8 +96,8 @@ impl Snapshot {
     /// The host's own namespace cannot be read.
     pub fn take(namespaces: &[String]) -> io::Result<Self> {
         let mut lines = BTreeSet::new();
-        let mut add = |kind, list: Vec<String>| {
-            lines.extend(list.into_iter().map(|what| Line { place: HOST.into(), kind, what }));
+        let mut add = |kind: &'static str, list: Vec<String>| {
+            lines.extend(list.into_iter().map(|what| Line { place: HOST.into(), kind: kind.into(), what }));
         };
         add("network namespace", netns::names());
         add("cgroup", cgroup::all().into_iter().filter(|path| !is_guardian_on_duty(path)).collect());
@@ -224,8 +233,8 @@ fn held_by_others() -> Held {
 /// What the calling thread's network namespace looks like.
 fn network(place: &str) -> io::Result<Vec<Line>> {
     let mut lines = Vec::new();
-    let mut add = |kind, list: Vec<String>| {
-        lines.extend(list.into_iter().map(|what| Line { place: place.to_owned(), kind, what }));
+    let mut add = |kind: &'static str, list: Vec<String>| {
+        lines.extend(list.into_iter().map(|what| Line { place: place.to_owned(), kind: kind.into(), what }));
     };
     let names: Vec<String> =
         nix::net::if_::if_nameindex()?.iter().map(|i| i.name().to_string_lossy().into_owned()).collect();
@@ -295,7 +304,7 @@ mod tests {
     fn snapshot(lines: &[(&str, &'static str, &str)]) -> Snapshot {
         let line = |(place, kind, what): &(&str, &'static str, &str)| Line {
             place: (*place).to_owned(),
-            kind,
+            kind: (*kind).into(),
             what: (*what).to_owned(),
         };
         Snapshot { lines: lines.iter().map(line).collect() }

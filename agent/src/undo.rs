@@ -237,6 +237,7 @@ pub fn command(argv: &[String], directory: &Path, patience: Duration) -> io::Res
     crash_point::pass("command.started");
     let begun = Instant::now();
     let status = loop {
+        crate::pulse::beat();
         if let Some(status) = child.try_wait()? {
             break status;
         }

@@ -67,8 +67,13 @@ Examples:
 
 `firedrill inject FAULT --help` shows a fault's own options.")]
     Inject(Box<InjectArgs>),
-    /// Tell what this host can do, what is missing, and how to get it
-    Doctor(JsonArg),
+    /// Tell what this host can do, what is missing, and how to get it; or what has changed on it
+    #[command(after_help = "\
+Examples:
+  firedrill doctor
+  firedrill doctor --snapshot before.json     what this host looks like now
+  firedrill doctor --diff before.json         what is different since; exit code 5 when anything is")]
+    Doctor(DoctorArgs),
     /// Make a report of a run, from its log
     #[command(after_help = "\
 Examples:
@@ -78,8 +83,18 @@ Examples:
     Report(ReportArgs),
     /// List runs
     Runs(RunsArgs),
-    /// Show who owns this host now, and whether anything is left of an earlier run
+    /// Show who owns this host now, what is in force, and whether anything is left of an earlier run
     Status(JsonArg),
+    /// End everything on this host now, even if the run is wedged, and let nothing new begin
+    #[command(after_help = "\
+Examples:
+  firedrill halt
+  firedrill halt --reason \"incident 4711\"
+  firedrill halt --clear                      faults may begin again
+
+The owner is told to end, and reverts; if it has not ended after 5 s it is killed, and its guardian
+reverts. Exit code 5 when something could not be undone.")]
+    Halt(HaltArgs),
     /// Undo what a run left that was killed together with its guardian
     Recover(JsonArg),
     /// See it work: a small shop of real processes, seven drills, two minutes
@@ -193,6 +208,40 @@ pub struct JsonArg {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub places: Places,
+}
+
+/// Arguments of `halt`.
+#[derive(Debug, Args)]
+pub struct HaltArgs {
+    /// Let faults begin again
+    #[arg(long, conflicts_with = "reason")]
+    pub clear: bool,
+    /// Shown to whoever wants to begin one
+    #[arg(long, value_name = "TEXT")]
+    pub reason: Option<String>,
+    /// Print as JSON
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub places: Places,
+}
+
+/// Arguments of `doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Write down what this host looks like: all that a fault could change
+    #[arg(long, value_name = "FILE", conflicts_with = "diff")]
+    pub snapshot: Option<PathBuf>,
+    /// Compare with a snapshot, and print each difference
+    #[arg(long, value_name = "FILE")]
+    pub diff: Option<PathBuf>,
+    /// Look into this named network namespace, too; may be given several times; all of them when left out
+    #[arg(long, value_name = "NAME", requires = "snapshot")]
+    pub netns: Vec<String>,
+    /// Print as JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Arguments of `report`.

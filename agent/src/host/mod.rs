@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 
 use firedrill_model::facts::HostFacts;
 
+use crate::pulse;
+
 /// Takes the host's facts.
 pub fn facts() -> HostFacts {
     let read = |path: &str| fs::read_to_string(path).map(|t| t.trim().to_owned()).unwrap_or_default();
@@ -36,6 +38,7 @@ pub fn release_at_least(release: &str, major: u32, minor: u32) -> bool {
 pub fn wait_until(patience: Duration, mut condition: impl FnMut() -> bool) -> bool {
     let begun = Instant::now();
     loop {
+        pulse::beat();
         if condition() {
             return true;
         }

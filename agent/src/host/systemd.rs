@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use firedrill_model::facts::UnitFacts;
 
+use crate::pulse;
+
 /// The longest that a unit may take to stop or start before we go on and say so.
 pub const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -203,6 +205,7 @@ fn run(args: &[&str], patience: Duration) -> io::Result<String> {
     let stdout = child.stdout.take();
     let reader = std::thread::spawn(move || stdout.map(io::read_to_string).transpose());
     let status = loop {
+        pulse::beat();
         if let Some(status) = child.try_wait()? {
             break status;
         }

@@ -75,6 +75,7 @@ impl Host for LocalHost {
     type Handle = Handle;
 
     fn prepare(&mut self, change: &Change) -> Result<Undo, ChangeError> {
+        crate::pulse::beat();
         let failed = || ChangeError::failed(change.to_string());
         Ok(match change {
             Change::Attach { netns, interface, .. } if !self.facts.tcx => {
@@ -246,6 +247,7 @@ impl Host for LocalHost {
     }
 
     fn undo(&mut self, undo: &Undo) -> Result<String, UndoError> {
+        crate::pulse::beat();
         undo.revert()
     }
 

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use firedrill_agent::journal::Directories;
 use firedrill_agent::recover;
 use firedrill_agent::snapshot::Snapshot;
 use firedrill_model::change::{Change, Plan};
-use firedrill_model::facts::Control;
+use firedrill_model::facts::{Control, ProcessRef};
 use firedrill_model::fault::Fault;
 use firedrill_model::run::TargetPlan;
 use nix::sys::signal::Signal;
@@ -25,12 +26,12 @@ use crate::support::{
 };
 
 /// Another process that is an agent, armed with faults.
-struct Doomed {
+pub struct Doomed {
     child: Child,
 }
 
 impl Doomed {
-    fn start(directories: &Directories, stage: Plan, faults: Vec<(TargetPlan, Fault)>) -> Self {
+    pub fn start(directories: &Directories, stage: Plan, faults: Vec<(TargetPlan, Fault)>) -> Self {
         let orders = Orders { run: directories.run.clone(), state: directories.state.clone(), stage, faults };
         let child = Command::new(std::env::current_exe().expect("this binary"))
             .arg("agent")
@@ -38,12 +39,23 @@ impl Doomed {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
+            // As a shell does it: a stop from the terminal has no effect on a group that nobody could continue.
+            .process_group(0)
             .spawn()
             .expect("an agent");
         Self { child }
     }
 
-    fn armed(directories: &Directories, stage: Plan, faults: Vec<(TargetPlan, Fault)>) -> Self {
+    pub fn identity(&self) -> ProcessRef {
+        process::stat(self.child.id().cast_signed()).expect("not reaped yet").process
+    }
+
+    /// Whether it has ended, and was reaped.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("its parent").is_some()
+    }
+
+    pub fn armed(directories: &Directories, stage: Plan, faults: Vec<(TargetPlan, Fault)>) -> Self {
         let mut doomed = Self::start(directories, stage, faults);
         doomed.wait();
         doomed

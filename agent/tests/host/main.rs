@@ -6,6 +6,8 @@
 mod changes;
 mod crash;
 mod faults;
+mod halts;
+mod hangs;
 mod kills;
 mod parts;
 mod stages;
@@ -59,6 +61,16 @@ fn main() -> ExitCode {
             a_second_delay_does_not_take_the_first_ones_tap_for_an_interface,
             parameters_are_restored_though_the_process_that_named_the_namespace_has_ended,
             a_program_that_is_still_attached_is_not_called_gone;
+        halts: a_halted_agent_reverts_by_itself_and_begins_nothing,
+            a_halted_host_refuses_the_next_agent_until_it_is_cleared,
+            an_agent_that_is_stopped_is_halted_at_once,
+            what_is_left_by_an_agent_and_its_guardian_is_undone_by_a_halt,
+            a_halt_of_an_idle_host_finds_nothing;
+        hangs: a_stopped_agent_delays_nothing_after_a_second_and_leaves_nothing_after_five,
+            a_stop_from_the_terminal_is_a_hang,
+            an_engine_that_is_stuck_in_a_call_is_a_hang,
+            a_stopped_agent_that_holds_nothing_is_left_alone,
+            a_slow_command_is_no_hang;
         kills: the_downtime_of_a_restarted_process_is_measured,
             any_of_several_processes_may_be_the_one_that_comes_back,
             the_downtime_of_a_restarted_group_is_measured,
@@ -92,7 +104,7 @@ fn main() -> ExitCode {
     };
     // In a guest every program is one busybox, so kills and targets, which tell programs apart, have no meaning there;
     // what differs between kernels is how faults are attached, and how they end.
-    const IN_GUESTS: [&str; 3] = ["changes::", "crash::", "faults::"];
+    const IN_GUESTS: [&str; 5] = ["changes::", "crash::", "faults::", "halts::", "hangs::"];
     let wanted = |name: &str| !support::in_guest() || IN_GUESTS.iter().any(|group| name.starts_with(group));
     let mut arguments = Arguments::from_args();
     // They measure time, and compare the state of one kernel before and after.

@@ -111,13 +111,21 @@ fn remove(directories: &Directories) {
     }
 }
 
+/// The directories of all stages that stand, or were left.
+pub fn stages(base: &Directories) -> Vec<Directories> {
+    let mut all = names(&base.run);
+    all.extend(names(&base.state));
+    all.sort();
+    all.dedup();
+    all.into_iter().map(|own| Directories { run: base.run.join(&own), state: base.state.join(&own) }).collect()
+}
+
 /// Clears up after demos that were killed: their guardians have taken their stages down, unless they were killed too.
 pub fn sweep(base: &Directories) -> Recovery {
     let boot = host::facts().boot_id;
     let mut all = Recovery::default();
-    for own in names(&base.run).into_iter().chain(names(&base.state)) {
-        let directories = Directories { run: base.run.join(&own), state: base.state.join(&own) };
-        let holder = Holder { pid: std::process::id(), what: "clearing up after a demo".into(), since: String::new() };
+    for directories in stages(base) {
+        let holder = Holder::clearing_up("clearing up after a demo");
         // One that is taken belongs to a demo that is still running.
         let Ok(owner) = Owner::take(&directories.run, &holder, Duration::ZERO) else { continue };
         let recovery = recover::recover(&directories, &boot);

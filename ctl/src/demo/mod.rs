@@ -35,7 +35,7 @@ use crate::verb::{self, UsageError, report};
 use conclude::Outcome;
 use drills::{DRILLS, Drill};
 use home::Stage;
-pub use home::sweep;
+pub use home::{stages, sweep};
 use survive::{Setting, Survival};
 use tell::Teller;
 

@@ -118,7 +118,8 @@ pub async fn run(setting: &Setting<'_>, lowered: &Lowered) -> anyhow::Result<Sur
     let mut differences = tokio::task::block_in_place(look)?;
     if let (Some(guardian), false) = (&guardian, gone) {
         let what = format!("{} (the guardian, still there)", guardian.pid);
-        differences.push(Difference { line: Line { place: "host".into(), kind: "process", what }, appeared: true });
+        differences
+            .push(Difference { line: Line { place: "host".into(), kind: "process".into(), what }, appeared: true });
     }
     Ok(Survival {
         clean_after,

@@ -109,8 +109,10 @@ fn the_exit_code_tells_left_overs_from_drills_that_could_not_be_judged() {
 
 #[test]
 fn the_page_shows_every_verdict_escapes_what_it_quotes_and_needs_no_network() {
-    let difference =
-        Difference { line: Line { place: "d9-lb".into(), kind: "qdisc", what: "clsact".into() }, appeared: true };
+    let difference = Difference {
+        line: Line { place: "d9-lb".into(), kind: "qdisc".into(), what: "clsact".into() },
+        appeared: true,
+    };
     let survival = Survival {
         clean_after: Some(Duration::from_millis(37)),
         bad: 12,

@@ -1,15 +1,21 @@
-//! `firedrill doctor`: what this host can do, what is missing, and how to get it.
+//! `firedrill doctor`: what this host can do, what is missing, and how to get it. And what it looks like, to compare
+//! before and after.
 
+use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use firedrill_agent::dataplane::kernel_support;
 use firedrill_agent::host;
+use firedrill_agent::snapshot::{Line, Snapshot};
 use firedrill_model::verdict::ExitCode;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::cli::JsonArg;
+use super::UsageError;
+use crate::cli::DoctorArgs;
 use crate::render::paint::Screen;
+use crate::render::say::say;
 use crate::render::words::Tone;
 
 /// The oldest kernel that is tested.
@@ -33,11 +39,75 @@ enum State {
     Missing,
 }
 
-pub fn run(args: &JsonArg) -> Result<ExitCode> {
+/// A snapshot as it is kept in a file.
+#[derive(Debug, Serialize, Deserialize)]
+struct Kept {
+    /// Version of this format.
+    snapshot: u32,
+    /// Namespaces that were looked into, and are looked into again.
+    namespaces: Vec<String>,
+    lines: Vec<Line>,
+}
+
+const FORMAT: u32 = 1;
+/// What is different must stay so for this long: other programs' short-lived processes and groups are not meant.
+const LASTING: Duration = Duration::from_secs(1);
+
+pub fn run(args: &DoctorArgs) -> Result<ExitCode> {
+    match (&args.snapshot, &args.diff) {
+        (Some(file), _) => write_snapshot(file, &args.netns, args.json),
+        (None, Some(file)) => compare(file, args.json),
+        (None, None) => examine(args.json),
+    }
+}
+
+fn write_snapshot(file: &Path, netns: &[String], json: bool) -> Result<ExitCode> {
+    let known = host::netns::names();
+    if let Some(name) = netns.iter().find(|name| !known.contains(name)) {
+        return Err(UsageError(format!("there is no network namespace {name} in {}", host::netns::NAMED)).into());
+    }
+    let namespaces = if netns.is_empty() { known } else { netns.to_vec() };
+    let taken = Snapshot::take(&namespaces).context("cannot look at this host; are you root?")?;
+    let kept = Kept { snapshot: FORMAT, namespaces, lines: taken.lines().cloned().collect() };
+    fs::write(file, serde_json::to_string_pretty(&kept)?)
+        .map_err(|e| UsageError(format!("cannot write {}: {e}", file.display())))?;
+    let (lines, places) = (kept.lines.len(), kept.namespaces.len());
+    if json {
+        let file = file.display().to_string();
+        say(format_args!("{}", serde_json::json!({ "snapshot": file, "lines": lines, "namespaces": places })))?;
+    } else {
+        let shown = file.display();
+        say(format_args!("{shown}: {lines} lines, of the host and {places} named network namespaces"))?;
+    }
+    Ok(ExitCode::Held)
+}
+
+fn compare(file: &Path, json: bool) -> Result<ExitCode> {
+    let unusable = |why: String| UsageError(format!("{} cannot be compared with: {why}", file.display()));
+    let text = fs::read_to_string(file).map_err(|e| unusable(e.to_string()))?;
+    let kept: Kept = serde_json::from_str(&text).map_err(|e| unusable(format!("it is no snapshot: {e}")))?;
+    if kept.snapshot != FORMAT {
+        return Err(unusable(format!("its format is {}, and this version writes {FORMAT}", kept.snapshot)).into());
+    }
+    let before: Snapshot = kept.lines.into_iter().collect();
+    let differences = before.lasting_diff(&kept.namespaces, LASTING).context("cannot look at this host")?;
+    if json {
+        say(format_args!("{}", serde_json::json!({ "differences": differences })))?;
+    } else if differences.is_empty() {
+        say(format_args!("this host is as it was"))?;
+    } else {
+        for difference in &differences {
+            say(format_args!("{difference}"))?;
+        }
+    }
+    Ok(if differences.is_empty() { ExitCode::Held } else { ExitCode::NotRestored })
+}
+
+fn examine(json: bool) -> Result<ExitCode> {
     let findings = look();
     let worst = findings.iter().any(|f| f.state == State::Missing);
-    if args.json {
-        anstream::println!("{}", serde_json::to_string_pretty(&findings)?);
+    if json {
+        say(format_args!("{}", serde_json::to_string_pretty(&findings)?))?;
     } else {
         let paint = Screen::stdout().paint();
         for f in &findings {
@@ -46,9 +116,9 @@ pub fn run(args: &JsonArg) -> Result<ExitCode> {
                 State::Limited => ("limited", Tone::Warn),
                 State::Missing => ("MISSING", Tone::Bad),
             };
-            anstream::println!("{} {:24} {}", paint.tone(tone, sign), f.what, f.found);
+            say(format_args!("{} {:24} {}", paint.tone(tone, sign), f.what, f.found))?;
             if let (Some(fix), true) = (f.fix, f.state != State::Good) {
-                anstream::println!("        {:24} {}", "", fix);
+                say(format_args!("        {:24} {}", "", fix))?;
             }
         }
     }

@@ -4,6 +4,7 @@ mod check;
 mod completions;
 mod doctor;
 mod files;
+mod halt;
 pub mod inject;
 mod man;
 mod plan;
@@ -53,6 +54,7 @@ pub fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Report(args) => report::run(&args),
         Verb::Runs(args) => runs::run(&args),
         Verb::Status(args) => status::run(&args),
+        Verb::Halt(args) => halt::run(&args),
         Verb::Recover(args) => recover::run(&args),
         Verb::Demo(args) => demo::run(&args),
         Verb::Completions { shell } => completions::run(shell),

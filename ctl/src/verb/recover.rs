@@ -12,7 +12,7 @@ use crate::demo;
 
 pub fn run(args: &JsonArg) -> Result<ExitCode> {
     let directories = args.places.directories();
-    let holder = Holder { pid: std::process::id(), what: "recover".into(), since: String::new() };
+    let holder = Holder::clearing_up("recover");
     // Never beside a live owner: its changes are its own.
     let owner = Owner::take(&directories.run, &holder, Duration::from_secs(2))?;
     let mut done = recover::recover(&directories, &host::facts().boot_id);
