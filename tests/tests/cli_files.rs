@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use firedrill_agent::snapshot::{Difference, Snapshot};
 use firedrill_tests::program::Firedrill;
+use firedrill_tests::stage::pair;
 use nix::sys::signal::Signal;
 use support::bench;
 
@@ -199,6 +200,24 @@ fn secrets_reach_no_file_and_no_screen() {
     let written = files_below(&run);
     assert!(written.len() >= 5, "{written:?}");
     for path in written {
+        let content = text(&fs::read(&path).expect("readable"));
+        assert!(!content.contains("s3cret"), "{} tells a secret", path.display());
+    }
+}
+
+#[test]
+fn secrets_of_a_watched_url_reach_no_report() {
+    let Some(bench) = bench() else { return };
+    let (group, from) = (bench.stage.cgroup(pair::WEB), bench.stage.netns("a"));
+    let url = "http://bob:s3cret-url@10.215.0.2:8080/?token=s3cret-query";
+    for watch in [vec!["--watch", url], vec!["--watch=http://bob:s3cret-url@10.215.0.2:8080/?token=s3cret-query"]] {
+        let line = ["inject", "pause", "--cgroup", &group, "--for", "1s", "--watch-from", &from];
+        let output = bench.firedrill.output(&[line.as_slice(), &watch].concat()).expect("started");
+        let told = format!("{}{}", text(&output.stdout), text(&output.stderr));
+        assert_eq!(output.status.code(), Some(0), "{told}");
+        assert!(told.contains("@10.215.0.2:8080") && !told.contains("s3cret"), "{told}");
+    }
+    for path in files_below(&bench.firedrill.runs()) {
         let content = text(&fs::read(&path).expect("readable"));
         assert!(!content.contains("s3cret"), "{} tells a secret", path.display());
     }

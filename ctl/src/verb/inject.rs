@@ -239,6 +239,12 @@ impl Parameter {
     }
 }
 
+/// The command line that repeats it, which every report shows: so without the secrets of the URL to be watched.
+fn replay(arguments: impl Iterator<Item = String>) -> Vec<String> {
+    let shown = arguments.map(|a| if a.contains("://") { lower::mask_url(&a) } else { a });
+    std::iter::once("firedrill".to_owned()).chain(shown).collect()
+}
+
 fn tell(common: &Common, finished: &Finished) -> Result<ExitCode> {
     // What was found is told even where its reports cannot be written.
     let page = report::write_all(&finished.run, &finished.folder);
@@ -264,7 +270,7 @@ pub fn run(args: &InjectArgs) -> Result<ExitCode> {
     let result = super::runtime()?.block_on(async {
         let mut signals = Signals::take()?;
         let live = Some(Live::stderr());
-        let replay: Vec<String> = std::iter::once("firedrill".to_owned()).chain(std::env::args().skip(1)).collect();
+        let replay = replay(std::env::args().skip(1));
         let runs: &PathBuf = &common.places.runs;
         let notes = Vec::new();
         drive::run(Job { lowered, agent: &agent, runs, replay, notes, live, signals: &mut signals }).await

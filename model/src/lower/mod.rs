@@ -490,7 +490,7 @@ pub fn ad_hoc(
 }
 
 /// The probe that `inject --watch` makes.
-pub use probes::watch;
+pub use probes::{mask_url, watch};
 
 /// Samples with which every tolerance of a probe can be shown to hold.
 pub(crate) fn needs(steady: &crate::file::Steady) -> Option<usize> {

@@ -216,8 +216,8 @@ fn describe(check: &Check) -> String {
     }
 }
 
-/// A URL without its password and without the values of its query.
-fn mask_url(url: &str) -> String {
+/// A URL without its password and without the values of its query, as logs and reports may show it.
+pub fn mask_url(url: &str) -> String {
     let (base, query) = url.split_once('?').map_or((url, None), |(b, q)| (b, Some(q)));
     let mut masked = match base.split_once("://") {
         Some((scheme, rest)) => {
