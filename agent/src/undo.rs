@@ -16,7 +16,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde::{Deserialize, Serialize};
 
 use crate::host::{cgroup, hooks, netns, process, systemd, wait_until};
-use crate::{crash_point, dataplane, stage, sysctl};
+use crate::{crash_point, dataplane, stage, sys, sysctl};
 
 /// The inverse of a change, with the old value that it restores. Recorded before the change is made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -227,13 +227,10 @@ pub fn command(argv: &[String], directory: &Path, patience: Duration) -> io::Res
     // killed by SIGPIPE, or stall.
     let mut errors =
         File::from(memfd_create("firedrill-command", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?);
-    let mut child = Command::new(program)
-        .args(args)
-        .current_dir(directory)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(errors.try_clone()?)
-        .spawn()?;
+    let mut command = Command::new(program);
+    command.args(args).current_dir(directory).stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors.try_clone()?);
+    // If we die in the middle of it, its inverse is run at once, and must come after it.
+    let mut child = sys::child::end_with_us(&mut command).spawn()?;
     crash_point::pass("command.started");
     let begun = Instant::now();
     let status = loop {

@@ -2,6 +2,7 @@
 
 mod cargo;
 mod ci;
+mod crash;
 mod debian;
 mod dist;
 mod ebpf;
@@ -37,6 +38,8 @@ enum Command {
     Test(test::Args),
     /// Run tests on a stock Debian kernel in QEMU
     VmTest(vm::Args),
+    /// Kill agents at every crash point of every fault, and print what was left
+    Crash(crash::Args),
     /// Check the rules that no compiler checks
     Tidy,
     /// Make the tarball with the static binary
@@ -52,6 +55,7 @@ fn main() -> ExitCode {
         Command::Setup(args) => setup::run(&args),
         Command::Test(args) => test::run(&args),
         Command::VmTest(args) => vm::run(&args),
+        Command::Crash(args) => crash::run(&args),
         Command::Tidy => tidy::run(),
         Command::Dist => dist::run(),
         Command::Ci => ci::run(),

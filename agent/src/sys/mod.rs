@@ -1,5 +1,6 @@
 //! The only unsafe code of the agent.
 pub mod bpf;
+pub mod child;
 pub mod clock;
 pub mod mmap;
 pub mod signals;

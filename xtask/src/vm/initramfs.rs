@@ -42,6 +42,8 @@ const MODULES: &[&str] = &[
 const PROGRAMS: &[&str] = &["ip", "tc", "ss", "ping", "nft", "nsenter", "unshare"];
 /// Where the guest finds the tests.
 const TESTS: &str = "tests";
+/// One example for each fault, in the guest at the same place as in the repository.
+const EXAMPLES: &str = "experiments/faults";
 
 /// Returns the archive's bytes. `options` go to every test binary.
 pub fn pack(kernel: &Kernel, tests: &[&Executable], extra: &[PathBuf], options: &[String]) -> Result<Vec<u8>> {
@@ -63,6 +65,13 @@ pub fn pack(kernel: &Kernel, tests: &[&Executable], extra: &[PathBuf], options: 
     archive.file("run.sh", 0o755, script(tests, options));
     for test in tests {
         archive.file(&format!("{TESTS}/{}", test.label()), 0o755, static_binary(&test.path)?);
+    }
+    // The crash points are those of every fault in them.
+    let examples = repo::root().join(EXAMPLES);
+    for entry in fs::read_dir(&examples).with_context(|| format!("cannot list {}", examples.display()))? {
+        let path = entry.with_context(|| format!("cannot list {}", examples.display()))?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).context("an example without a name")?;
+        archive.file(&format!("{EXAMPLES}/{name}"), 0o644, read(&path)?);
     }
     for file in extra {
         let name = file.file_name().and_then(|name| name.to_str()).context("a binary without a name")?;
