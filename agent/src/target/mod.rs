@@ -43,7 +43,7 @@ pub enum TargetError {
     },
     /// Its processes live in several network namespaces.
     #[error(
-        "the processes of {0} are in several network namespaces; name one of them with `netns:`, or a smaller cgroup"
+        "the processes of {0} are in several network namespaces; name processes of one, or a namespace (`netns:`) instead"
     )]
     SeveralNamespaces(String),
     /// The host could not be asked.

@@ -9,6 +9,7 @@ use firedrill_model::verdict::ExitCode;
 
 use crate::cli::JsonArg;
 use crate::demo;
+use crate::render::say::say;
 
 pub fn run(args: &JsonArg) -> Result<ExitCode> {
     let directories = args.places.directories();
@@ -22,16 +23,16 @@ pub fn run(args: &JsonArg) -> Result<ExitCode> {
     done.undone.extend(stages.undone);
     done.left.extend(stages.left);
     if args.json {
-        anstream::println!("{}", serde_json::json!({ "undone": done.undone, "left": done.left }));
+        say(serde_json::json!({ "undone": done.undone, "left": done.left }))?;
     } else {
         for (what, note) in &done.undone {
-            anstream::println!("undone: {what}: {note}");
+            say(format!("undone: {what}: {note}"))?;
         }
         for left in &done.left {
-            anstream::println!("NOT undone: {left}");
+            say(format!("NOT undone: {left}"))?;
         }
         if done.undone.is_empty() && done.left.is_empty() {
-            anstream::println!("nothing to undo: the host is as it was");
+            say("nothing to undo: the host is as it was")?;
         }
     }
     Ok(if done.left.is_empty() { ExitCode::Held } else { ExitCode::NotRestored })
