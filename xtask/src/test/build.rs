@@ -59,8 +59,8 @@ impl Built {
             .iter()
             .filter(|test| {
                 let suite = suite_of(&test.folder(), &test.kind, &test.name);
-                let of_kernel = suite == Suite::Privileged
-                    && ["dataplane", "host", "crash_points"].iter().any(|name| test.name.starts_with(name));
+                let of_kernel =
+                    suite == Suite::Privileged && ["dataplane", "host"].iter().any(|name| test.name.starts_with(name));
                 suite == Suite::Vm || of_kernel
             })
             .collect()
