@@ -14,6 +14,7 @@ mod packet;
 mod rules;
 mod skb;
 mod sockets;
+mod spare;
 
 use aya_ebpf::{
     macros::{cgroup_sock, classifier},

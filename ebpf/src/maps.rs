@@ -6,7 +6,7 @@ use aya_ebpf::{
     macros::{btf_map, map},
     maps::{Array, HashMap, PerCpuArray},
 };
-use firedrill_abi::{Counters, Interface, Line, MAX_INTERFACES, MAX_LINES, MAX_RULES, MAX_TAGGED, Rule};
+use firedrill_abi::{Counters, Interface, Line, MAX_INTERFACES, MAX_LINES, MAX_RULES, MAX_SPARED, MAX_TAGGED, Rule};
 
 use crate::{packet::Packet, rules::Walk};
 
@@ -21,6 +21,10 @@ pub static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(MAX_R
 /// Interface index to the rules of its hooks.
 #[map]
 pub static INTERFACES: HashMap<u32, Interface> = HashMap::with_max_entries(MAX_INTERFACES, 0);
+
+/// Port to the rules that spare it, as bits.
+#[map]
+pub static SPARED: HashMap<u32, u64> = HashMap::with_max_entries(MAX_SPARED, 0);
 
 /// The delay lines; mapped into the agent's memory.
 #[map]

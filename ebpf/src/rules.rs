@@ -18,7 +18,7 @@ use crate::{
     maps::{COUNTERS, INTERFACES, LINES, NONCE_0, NONCE_1, REFUSED, RULES, TAPS, WALK},
     packet::Packet,
     skb::{self, Skb, field, set_field},
-    sockets,
+    sockets, spare,
 };
 
 /// `TCX_NEXT`, which is also `TC_ACT_UNSPEC`: go on with the next program.
@@ -63,13 +63,14 @@ pub fn run(skb: Skb, stage: u32) -> i32 {
     if take_stamp(skb) == stage {
         return NEXT;
     }
-    let hook = if egress { interface.egress } else { interface.ingress };
+    let mut hook = if egress { interface.egress } else { interface.ingress };
     if hook.drops | hook.delays == 0 {
         return NEXT;
     }
     let Some(packet) = Packet::parse(skb, egress) else {
         return NEXT;
     };
+    spare::leave_out(&mut hook, packet);
     judge(skb, packet, &hook, egress)
 }
 

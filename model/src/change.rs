@@ -209,6 +209,9 @@ pub struct Rule {
     pub ways: Vec<Way>,
     /// Which packets of those.
     pub filter: Filter,
+    /// Packets from or to these ports, of this side or the other, always pass.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub spare: Vec<u16>,
     /// What is done to a packet that matches.
     pub action: Action,
 }
@@ -335,6 +338,10 @@ impl fmt::Display for Change {
             }
             Self::Rule { netns, rule } => {
                 write!(f, "rule: {} {}", rule.action, rule.filter)?;
+                if !rule.spare.is_empty() {
+                    let ports: Vec<String> = rule.spare.iter().map(u16::to_string).collect();
+                    write!(f, " but those of port {}", ports.join(", "))?;
+                }
                 for (i, way) in rule.ways.iter().enumerate() {
                     write!(f, "{} {way}", if i == 0 { "," } else { " and" })?;
                 }

@@ -72,6 +72,10 @@ pub struct NetnsFacts {
     /// The interfaces that the target covers: for an interface just that one, for a whole namespace all but
     /// `lo`, for a cgroup, unit or process all of them.
     pub interfaces: Vec<Interface>,
+    /// For the host's own namespace and its interfaces: ports by which the host is reached. Packets from and to them, at
+    /// either end, are let through.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub spare_ports: Vec<u16>,
 }
 
 /// A network namespace: how to enter it, and how to know it again.

@@ -43,6 +43,7 @@ fn target() -> TargetFacts {
         netns: Some(NetnsFacts {
             netns: NetnsRef { path: "/proc/7/ns/net".into(), inode: u64::MAX },
             interfaces: vec![interface],
+            spare_ports: vec![22],
         }),
         cgroup: Some(CgroupRef { path: "/sys/fs/cgroup/shop/web-1".into(), id: u64::MAX }),
         unit: None,

@@ -52,6 +52,7 @@ pub(super) struct Maps {
     pub rules: Array<MapData, Shared<Rule>>,
     pub interfaces: HashMap<MapData, u32, Shared<Interface>>,
     pub taps: HashMap<MapData, u32, u32>,
+    pub spared: HashMap<MapData, u32, u64>,
     counters: PerCpuArray<MapData, Shared<Counters>>,
     refused: PerCpuArray<MapData, u64>,
 }
@@ -125,6 +126,7 @@ pub(super) fn load() -> Result<Loaded, DataPlaneError> {
         rules: take(&mut bpf, "RULES")?,
         interfaces: take(&mut bpf, "INTERFACES")?,
         taps: take(&mut bpf, "TAPS")?,
+        spared: take(&mut bpf, "SPARED")?,
         counters: take(&mut bpf, "COUNTERS")?,
         refused: take(&mut bpf, "REFUSED")?,
     };

@@ -104,6 +104,8 @@ pub struct RuleSpec {
     pub peer_ports: Vec<RangeInclusive<u16>>,
     /// Only packets of sockets with one of these tags; 0: any packet.
     pub tags: u64,
+    /// Packets from or to these ports, of this host or the peer, are none of this rule's.
+    pub spare_ports: Vec<u16>,
     /// What to do.
     pub action: Action,
     /// `CLOCK_MONOTONIC` time, nanoseconds, from which the kernel ignores the rule.
@@ -122,6 +124,7 @@ impl RuleSpec {
             local_ports: Vec::new(),
             peer_ports: Vec::new(),
             tags: 0,
+            spare_ports: Vec::new(),
             action,
             expires_ns,
         }

@@ -1,9 +1,9 @@
-//! Rules in force: their slots, what they did, and which hooks they apply to.
+//! Rules in force: their slots, what they did, which hooks they apply to, and which ports they spare.
 
-use std::sync::atomic::Ordering::Relaxed;
+use std::{collections::BTreeMap, sync::atomic::Ordering::Relaxed};
 
 use aya::maps::MapError;
-use firedrill_abi::{ACTION_DROP, Hook, Interface, MAX_RULES, Rule};
+use firedrill_abi::{ACTION_DROP, Hook, Interface, MAX_RULES, MAX_SPARED, Rule};
 
 use super::{
     Action, ActiveRule, Counters, DataPlane, DataPlaneError, Direction, RuleError, RuleId, RuleSpec, map_error, rule,
@@ -30,6 +30,11 @@ impl DataPlane {
         let id = RuleId(self.next_rule);
         self.next_rule += 1;
         self.rules.insert(id, ActiveRule { slot, spec, encoded });
+        // Before any packet meets the rule.
+        if let Err(error) = self.publish_spared() {
+            self.rules.remove(&id);
+            return Err(error);
+        }
         self.publish_all()?;
         crash_point::pass("rule.published");
         Ok(id)
@@ -92,6 +97,7 @@ impl DataPlane {
             // Those that came between are on their way now.
             released = released.and(self.release(1 << slot));
         }
+        released = released.and(self.publish_spared());
         let counters = self.read_counters(slot)?;
         self.maps.rules.set(slot, Shared(Rule::default()), 0).map_err(map_error("RULES"))?;
         released.map(|()| Some(counters))
@@ -150,6 +156,27 @@ impl DataPlane {
         result.map_err(map_error("INTERFACES"))
     }
 
+    /// Tells the kernel which rules spare which ports.
+    fn publish_spared(&mut self) -> Result<(), DataPlaneError> {
+        let mut wanted: BTreeMap<u32, u64> = BTreeMap::new();
+        for rule in self.rules.values() {
+            for port in &rule.spec.spare_ports {
+                *wanted.entry(u32::from(*port)).or_default() |= 1 << rule.slot;
+            }
+        }
+        if wanted.len() > MAX_SPARED as usize {
+            return Err(DataPlaneError::Exhausted { what: "spared ports", limit: MAX_SPARED });
+        }
+        let there = self.maps.spared.iter().collect::<Result<BTreeMap<_, _>, _>>().map_err(map_error("SPARED"))?;
+        for port in there.keys().filter(|port| !wanted.contains_key(port)) {
+            self.maps.spared.remove(port).map_err(map_error("SPARED"))?;
+        }
+        for (port, rules) in wanted.iter().filter(|(port, rules)| there.get(port) != Some(rules)) {
+            self.maps.spared.insert(port, rules, 0).map_err(map_error("SPARED"))?;
+        }
+        Ok(())
+    }
+
     fn hook(&self, ifindex: u32, direction: Direction) -> Hook {
         let Some(active) = self.hooks.get(&(ifindex, direction)) else {
             return Hook::default();
@@ -164,6 +191,9 @@ impl DataPlane {
             }
             if rule.encoded.tag_mask != 0 {
                 hook.tagged |= bit;
+            }
+            if !rule.spec.spare_ports.is_empty() {
+                hook.sparing |= bit;
             }
         }
         hook

@@ -170,7 +170,14 @@ fn sysctl(value: &str) -> Change {
 /// A rule; `percent` tells one from another.
 fn rule(percent: f64) -> Change {
     let action = firedrill_model::change::Action::Drop { share: Percent::new(percent).expect("a share") };
-    let rule = Rule { interface: None, sockets: None, ways: vec![Way::Egress], filter: Default::default(), action };
+    let rule = Rule {
+        interface: None,
+        sockets: None,
+        ways: vec![Way::Egress],
+        filter: Default::default(),
+        spare: vec![],
+        action,
+    };
     Change::Rule { netns: netns("/run/netns/blue"), rule }
 }
 

@@ -40,6 +40,7 @@ pub fn rule(rule: &Rule, tags: u64, expires: Instant) -> RuleSpec {
         local_ports: local_ports.iter().map(|p| p.first..=p.last).collect(),
         peer_ports: peer_ports.iter().map(|p| p.first..=p.last).collect(),
         tags,
+        spare_ports: rule.spare.clone(),
         action: match rule.action {
             Action::Drop { share } => dataplane::Action::Drop { probability: share.fraction() },
             Action::Delay { delay, jitter } => dataplane::Action::Delay { delay: delay.0, jitter: jitter.0 },

@@ -113,12 +113,13 @@ fn find(name: &str, spec: &TargetSpec, control: Option<Control>, host: &HostFact
             let names: Vec<String> = all.iter().map(|i| i.name.clone()).collect();
             let one =
                 all.into_iter().find(|i| i.name == *wanted).ok_or_else(|| not_found("interface", wanted, &names))?;
-            let netns = NetnsFacts { netns: namespace, interfaces: vec![one] };
+            let netns = NetnsFacts { netns: namespace, interfaces: vec![one], spare_ports: Vec::new() };
             Ok(TargetFacts { netns: Some(netns), ..base(TargetKind::Interface) })
         }
         None => {
             let interfaces = all.into_iter().filter(|i| !i.loopback).collect();
-            Ok(TargetFacts { netns: Some(NetnsFacts { netns: namespace, interfaces }), ..base(TargetKind::Netns) })
+            let netns = NetnsFacts { netns: namespace, interfaces, spare_ports: Vec::new() };
+            Ok(TargetFacts { netns: Some(netns), ..base(TargetKind::Netns) })
         }
     }
 }
@@ -173,7 +174,7 @@ fn shared_namespace(name: &str, processes: &[ProcessRef]) -> Result<Option<Netns
     }
     let Some(netns) = found.map(netns::lasting) else { return Ok(None) };
     let interfaces = interfaces(&netns)?;
-    Ok(Some(NetnsFacts { netns, interfaces }))
+    Ok(Some(NetnsFacts { netns, interfaces, spare_ports: Vec::new() }))
 }
 
 fn interfaces(namespace: &NetnsRef) -> Result<Vec<Interface>, TargetError> {

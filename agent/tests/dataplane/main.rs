@@ -6,4 +6,5 @@ mod latency;
 mod lifecycle;
 mod loss;
 mod sockets;
+mod spare;
 mod support;

@@ -401,7 +401,14 @@ pub fn latency_changes() -> Vec<Change> {
     let netns = NetnsRef { path: "/run/netns/fd-shop-db".into(), inode: 4_026_532_201 };
     let interface = Interface { index: 1, name: "lo".into(), loopback: true, ethernet: true };
     let action = Action::Delay { delay: Span::from_millis(80), jitter: Span::from_millis(10) };
-    let rule = Rule { interface: None, sockets: None, ways: vec![Way::Egress], filter: Filter::default(), action };
+    let rule = Rule {
+        interface: None,
+        sockets: None,
+        ways: vec![Way::Egress],
+        filter: Filter::default(),
+        spare: vec![],
+        action,
+    };
     vec![
         Change::Sysctl { netns: netns.clone(), key: "net.ipv4.conf.lo.accept_local".into(), value: "1".into() },
         Change::DelayLine { netns: netns.clone(), interface: interface.clone(), direction: Way::Egress },

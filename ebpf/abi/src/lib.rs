@@ -20,6 +20,9 @@ pub const MAX_INTERFACES: u32 = 256;
 /// Cgroups, and processes, that can carry a tag.
 pub const MAX_TAGGED: u32 = 1024;
 
+/// Ports that rules of one data plane can spare.
+pub const MAX_SPARED: u32 = 256;
+
 /// [`Rule::action`]: drop the packet.
 pub const ACTION_DROP: u32 = 1;
 /// [`Rule::action`]: hold the packet.
@@ -102,6 +105,8 @@ pub struct Hook {
     pub delays: u64,
     /// Those of both that need the tags of the packet's socket.
     pub tagged: u64,
+    /// Those of both that spare some ports. For each port that any rule spares, a map has the rules that spare it.
+    pub sparing: u64,
     /// Delay line: its slot + 1; 0: none.
     pub line: u32,
     /// Always 0.
@@ -214,8 +219,8 @@ mod tests {
 
     #[test]
     fn hooks_and_counters_have_no_padding() {
-        assert_eq!(size_of::<Hook>(), 32);
-        assert_eq!(size_of::<Interface>(), 64);
+        assert_eq!(size_of::<Hook>(), 40);
+        assert_eq!(size_of::<Interface>(), 80);
         assert_eq!(size_of::<Counters>(), 40);
     }
 

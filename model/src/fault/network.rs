@@ -99,7 +99,7 @@ pub fn plan(
     action: Action,
 ) -> Result<Plan, PlanError> {
     let target = &facts.target;
-    let Some(NetnsFacts { netns, interfaces }) = &target.netns else {
+    let Some(NetnsFacts { netns, interfaces, spare_ports: spare }) = &target.netns else {
         return Err(PlanError::new(
             fault,
             facts,
@@ -107,13 +107,6 @@ pub fn plan(
         ));
     };
     let sockets = owner(fault, facts)?;
-    if sockets.is_none() && netns.inode == facts.host.netns && target.kind == TargetKind::Netns {
-        return Err(PlanError::new(
-            fault,
-            facts,
-            "it is the host's own network namespace, which would cut off everything on it; name a unit, cgroup or process",
-        ));
-    }
     if interfaces.is_empty() {
         return Err(PlanError::new(fault, facts, "there is no interface in its network namespace besides lo"));
     }
@@ -130,6 +123,13 @@ pub fn plan(
         plan.notes.push(format!("{} has no Ethernet header: its packets are left alone", interface.name));
     }
 
+    if !spare.is_empty() {
+        let ports: Vec<String> = spare.iter().map(u16::to_string).collect();
+        plan.notes.push(format!(
+            "it is the host's own network: packets from and to port {} are let through, so that the host stays within reach",
+            ports.join(", ")
+        ));
+    }
     if let Some(owner) = &sockets {
         plan.changes.push(Change::Tag { netns: netns.clone(), sockets: owner.clone() });
     }
@@ -163,7 +163,7 @@ pub fn plan(
     match sockets {
         Some(owner) => plan.changes.push(Change::Rule {
             netns: netns.clone(),
-            rule: Rule { interface: None, sockets: Some(owner), ways, filter, action },
+            rule: Rule { interface: None, sockets: Some(owner), ways, filter, spare: Vec::new(), action },
         }),
         None => plan.changes.extend(covered.into_iter().map(|interface| Change::Rule {
             netns: netns.clone(),
@@ -172,6 +172,7 @@ pub fn plan(
                 sockets: None,
                 ways: ways.clone(),
                 filter: filter.clone(),
+                spare: spare.clone(),
                 action,
             },
         })),

@@ -37,7 +37,8 @@ pub fn cgroup(path: &str) -> CgroupRef {
 
 fn netns(path: &str, inode: u64, names: &[&str]) -> Option<NetnsFacts> {
     let interfaces = names.iter().zip(1..).map(|(name, index)| interface(index, name)).collect();
-    Some(NetnsFacts { netns: NetnsRef { path: path.into(), inode }, interfaces })
+    let spare_ports = Vec::new();
+    Some(NetnsFacts { netns: NetnsRef { path: path.into(), inode }, interfaces, spare_ports })
 }
 
 fn snapshot(name: &str, kind: TargetKind) -> FactsSnapshot {
@@ -60,10 +61,13 @@ pub fn blue() -> FactsSnapshot {
     facts
 }
 
-/// The host's own namespace as a whole, which is never touched.
+/// The host's own namespace as a whole, which is reached by two ports.
 pub fn whole_host() -> FactsSnapshot {
     let mut facts = snapshot("netns /proc/1/ns/net", TargetKind::Netns);
     facts.target.netns = netns("/proc/1/ns/net", HOST_NETNS, &["eth0"]);
+    if let Some(network) = &mut facts.target.netns {
+        network.spare_ports = vec![22, 2222];
+    }
     facts
 }
 
@@ -144,10 +148,10 @@ pub fn bare_netns() -> FactsSnapshot {
 
 /// Targets that some fault can act on.
 pub fn usable() -> Vec<FactsSnapshot> {
-    vec![blue(), one_interface(), shared_cgroup(), controlled(), unit(), processes()]
+    vec![blue(), one_interface(), whole_host(), shared_cgroup(), controlled(), unit(), processes()]
 }
 
 /// Targets that no fault can act on.
 pub fn unusable() -> Vec<FactsSnapshot> {
-    vec![whole_host(), stopped_unit(), empty_cgroup(), bare_netns()]
+    vec![stopped_unit(), empty_cgroup(), bare_netns()]
 }

@@ -102,7 +102,7 @@ fn every_fault_acts_on_some_target_and_says_why_it_cannot_act_on_the_others() {
 }
 
 #[test]
-fn no_fault_acts_on_a_target_without_processes_or_interfaces_or_on_the_whole_host() {
+fn no_fault_acts_on_a_target_without_processes_or_interfaces() {
     for fault in all() {
         for facts in samples::unusable() {
             assert!(fault.plan(&facts).is_err(), "{} acts on {}", fault.name(), facts.target.name);
@@ -111,12 +111,21 @@ fn no_fault_acts_on_a_target_without_processes_or_interfaces_or_on_the_whole_hos
 }
 
 #[test]
-fn the_whole_host_is_refused_by_every_packet_fault_with_the_reason() {
+fn on_the_hosts_own_network_every_rule_spares_the_ports_by_which_it_is_reached_and_the_plan_says_so() {
     let packet_faults: Vec<_> = all().into_iter().filter(acts_on_packets).collect();
     assert!(packet_faults.len() >= 3);
     for fault in packet_faults {
-        let error = fault.plan(&samples::whole_host()).expect_err("refused");
-        assert!(error.why.contains("host's own network namespace"), "{error}");
+        let plan = fault.plan(&samples::whole_host()).expect("planned");
+        let rules: Vec<_> = plan.changes.iter().filter(|c| matches!(c, Change::Rule { .. })).collect();
+        assert!(!rules.is_empty());
+        for change in rules {
+            assert!(matches!(change, Change::Rule { rule, .. } if rule.spare == [22, 2222]), "{change}");
+            assert!(change.to_string().contains("but those of port 22, 2222"), "{change}");
+        }
+        assert!(
+            plan.notes.iter().any(|note| note.contains("port 22, 2222") && note.contains("let through")),
+            "{plan:?}"
+        );
     }
 }
 
@@ -150,7 +159,7 @@ fn on_a_shared_network_every_rule_is_bound_to_the_sockets_of_the_target() {
                     assert_eq!(rule.sockets, Some(SocketOwner::Processes(processes)), "{}", fault.name());
                 }
                 TargetKind::Netns | TargetKind::Interface => {
-                    assert!(!shared);
+                    assert_eq!(!rule.spare.is_empty(), shared, "{}: the host stays within reach", fault.name());
                     assert!(rule.interface.is_some(), "{}: a rule for every interface there is", fault.name());
                 }
             }
