@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use firedrill_model::change::Plan;
 use firedrill_model::facts::{FactsSnapshot, HostFacts, TargetFacts};
@@ -17,6 +17,7 @@ use firedrill_model::fault::{Fault, PlanError};
 use firedrill_model::receipt::Receipt;
 use firedrill_model::run::TargetPlan;
 
+use crate::aftermath;
 use crate::engine::{AppliedChange, ChangeError, Engine, FaultId, Reverted, RevertedChange};
 use crate::guardian::Guardian;
 use crate::halt::{self, Halted};
@@ -25,9 +26,8 @@ use crate::journal::{Directories, Journal};
 use crate::local::LocalHost;
 use crate::owner::{Holder, Owner, OwnerError};
 use crate::pulse;
-use crate::recover::{self, Recovery};
-use crate::standing::{self, Standing};
-use crate::sys;
+use crate::recover::Recovery;
+use crate::standing::{self, Board, Standing};
 use crate::target::{self, Protected, TargetError};
 
 /// How an agent is started.
@@ -186,7 +186,10 @@ impl Agent {
         let owner = Owner::take(&directories.run, &Holder::this(&what), Duration::from_secs(2))?;
         // Only now: a halt that is under way holds the lock, too.
         halt::check(&directories.run)?;
-        let recovery = recover::recover(&directories, &facts.boot_id);
+        let recovery = aftermath::clear_up(&directories, &facts.boot_id, &owner, "it was killed", &format!("`{what}`"));
+        if owner.dead().is_none() && recovery == Recovery::default() {
+            aftermath::forget(&directories.run);
+        }
         if !recovery.left.is_empty() {
             return Err(StartError::LeftOver(recovery.left));
         }
@@ -195,7 +198,7 @@ impl Agent {
         let pulse = guardian.pulse().map_err(StartError::Guardian)?;
         let journal = Journal::begin(&directories, &facts.boot_id)
             .map_err(|e| StartError::Journal(directories.run.clone(), e))?;
-        standing::forget(&directories.run);
+        let board = Board::new(&directories.run);
         let protected = Protected::new(Some(guardian.pid()));
         let engine = Engine::new(LocalHost::new(facts.clone(), log_directory), journal, lease);
         let core = Core {
@@ -206,6 +209,7 @@ impl Agent {
             protected,
             faults: Vec::new(),
             lapsed: Vec::new(),
+            board,
             run: directories.run,
             halted: None,
         };
@@ -308,8 +312,8 @@ struct InForce {
     id: FaultId,
     /// The fault and its target's name; `None` for a stage.
     fault: Option<(Fault, String)>,
-    /// When it ends whatever happens.
-    ends_ns: u64,
+    /// When it came into force.
+    since: Instant,
 }
 
 /// What the engine's thread owns.
@@ -321,6 +325,8 @@ struct Core {
     protected: Protected,
     faults: Vec<InForce>,
     lapsed: Vec<Ended>,
+    /// Tells other processes what is in force.
+    board: Board,
     /// Where the sign of a halt would be.
     run: PathBuf,
     /// Once halted, an agent begins nothing any more, whether or not the sign is taken away.
@@ -359,6 +365,9 @@ impl Core {
                 self.lapsed.push(ended);
             }
             self.look_for_halt();
+            if self.board.is_due() {
+                self.tell_standing();
+            }
         }
     }
 
@@ -428,8 +437,7 @@ impl Core {
         }
         match self.engine.apply(plan, lasts) {
             Ok((id, applied)) => {
-                let ends_ns = sys::clock::monotonic_ns() + u64::try_from(lasts.as_nanos()).unwrap_or(u64::MAX / 2);
-                self.faults.push(InForce { id, fault, ends_ns });
+                self.faults.push(InForce { id, fault, since: Instant::now() });
                 self.tell_standing();
                 Ok(Injected { id, applied, notes: plan.notes.clone() })
             }
@@ -472,13 +480,22 @@ impl Core {
         Ended { id: reverted.fault, receipt, changes: reverted.changes, lapsed: reverted.lapsed }
     }
 
-    /// Tells other processes what is in force, for `firedrill status`.
-    fn tell_standing(&self) {
-        let faults = self.faults.iter().filter_map(|f| {
+    /// Tells what is in force, for `firedrill status`.
+    fn tell_standing(&mut self) {
+        let engine = &mut self.engine;
+        let standing = self.faults.iter().filter_map(|f| {
             let (fault, target) = f.fault.as_ref()?;
-            Some(Standing { fault: fault.name().to_owned(), target: target.clone(), ends_ns: f.ends_ns })
+            let (lease, ends) = engine.deadlines(f.id)?;
+            Some(Standing {
+                fault: fault.name().to_owned(),
+                target: target.clone(),
+                since_ns: standing::ns(f.since),
+                lease_ns: standing::ns(lease),
+                ends_ns: standing::ns(ends),
+                receipt: fault.receipt(target, engine.measure(f.id)),
+            })
         });
-        standing::tell(&self.run, &faults.collect::<Vec<_>>());
+        self.board.tell(standing.collect());
     }
 
     fn finish(&mut self) -> Farewell {
@@ -492,7 +509,7 @@ impl Core {
         {
             left_over.push(format!("the guardian could not be waited for: {e}"));
         }
-        standing::forget(&self.run);
+        self.board.tell(Vec::new());
         let _owned_until_here = &self.owner;
         Farewell { ended, left_over }
     }

@@ -11,8 +11,9 @@ use std::ffi::OsString;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -25,7 +26,7 @@ use nix::unistd::{getppid, read, setsid, write};
 use crate::host::{self, cgroup, process};
 use crate::journal::Directories;
 use crate::owner::{Holder, Owner};
-use crate::{recover, sys};
+use crate::{aftermath, recover, sys};
 
 /// What the agent writes to let the guardian go in peace.
 const FAREWELL: u8 = b'q';
@@ -37,6 +38,8 @@ const BEAT_EVERY: Duration = Duration::from_millis(250);
 pub const HUNG_AFTER: Duration = Duration::from_secs(5);
 /// How long a guardian may take to go when it is told to.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(5);
+/// What it is called in lists of processes.
+const NAME: &str = "firedrill-guardian";
 /// What the guardian writes when it watches.
 const READY: &str = "ready";
 
@@ -58,7 +61,7 @@ impl Guardian {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "no guardian command"));
         };
         let mut child = Command::new(program)
-            .arg0("firedrill-guardian")
+            .arg0(NAME)
             .args(args)
             .arg(&directories.run)
             .arg(&directories.state)
@@ -123,7 +126,8 @@ impl Guardian {
             let _ = line.write_all(&[FAREWELL]);
         }
         // One that is stopped, or drowned in our signs of life, does not hear: nothing is left for it to do.
-        let deaf = !host::wait_until(LEAVE_PATIENCE, || !matches!(self.child.try_wait(), Ok(None)));
+        let stopped = process::stat(self.pid()).is_ok_and(|stat| process::is_stopped(&stat.process));
+        let deaf = stopped || !host::wait_until(LEAVE_PATIENCE, || !matches!(self.child.try_wait(), Ok(None)));
         if deaf {
             let _ = self.child.kill();
         }
@@ -160,7 +164,7 @@ fn watch(directories: &Directories) -> io::Result<u8> {
     let _ = mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE);
     // If the agent died in between, its pid may be somebody else's: the parent tells.
     if u32::try_from(getppid().as_raw()) != Ok(agent) {
-        return Ok(after_death(directories, shelter, "the agent died"));
+        return Ok(after_death(directories, shelter, "it was killed"));
     }
     writeln!(io::stdout(), "{READY}")?;
     io::stdout().flush()?;
@@ -191,12 +195,12 @@ fn watch(directories: &Directories) -> io::Result<u8> {
                 _ => {
                     let mut gone = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
                     poll(&mut gone, PollTimeout::from(5000_u16))?;
-                    return Ok(after_death(directories, shelter, "the agent died"));
+                    return Ok(after_death(directories, shelter, "it was killed"));
                 }
             }
         }
         if died {
-            return Ok(after_death(directories, shelter, "the agent died"));
+            return Ok(after_death(directories, shelter, "it was killed"));
         }
         // With nothing open there is nothing to revert, and whoever stopped it may have had a reason.
         if silence.is_hang() && !recover::outstanding(directories).is_empty() {
@@ -205,7 +209,7 @@ fn watch(directories: &Directories) -> io::Result<u8> {
             // As long as the kernel holds it, it holds the host, too.
             let mut gone = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
             while matches!(poll(&mut gone, PollTimeout::NONE), Err(nix::Error::EINTR)) {}
-            return Ok(after_death(directories, shelter, "the agent hung and was killed"));
+            return Ok(after_death(directories, shelter, "it hung, and its guardian killed it"));
         }
     }
 }
@@ -235,7 +239,6 @@ impl Silence {
 
 /// The agent is dead: become the owner and undo what it left. A new owner that was faster does it instead.
 fn after_death(directories: &Directories, shelter: Shelter, why: &str) -> u8 {
-    let begun = Instant::now();
     let holder = Holder::clearing_up("guardian, clearing up");
     let Ok(owner) = Owner::take(&directories.run, &holder, Duration::from_secs(5)) else {
         shelter.leave();
@@ -244,15 +247,7 @@ fn after_death(directories: &Directories, shelter: Shelter, why: &str) -> u8 {
     // A service that is started again must not inherit our shelter: it would keep the group for ever, and never be
     // killed when memory is short.
     shelter.leave();
-    let recovery = recover::recover(directories, &host::facts().boot_id);
-    let report = serde_json::json!({
-        "why": why,
-        "undone": recovery.undone,
-        "left": recovery.left,
-        "took_ms": begun.elapsed().as_secs_f64() * 1e3,
-    });
-    // For `firedrill status`; the host is clean whether or not it can be written.
-    let _ = fs::write(directories.run.join("last-recovery.json"), report.to_string());
+    let recovery = aftermath::clear_up(directories, &host::facts().boot_id, &owner, why, "its guardian");
     drop(owner);
     if recovery.left.is_empty() { 0 } else { 5 }
 }
@@ -293,17 +288,29 @@ impl Shelter {
     }
 }
 
-/// Removes the groups of guardians that were killed. Those of living ones have a process in them.
-pub(crate) fn sweep() {
+/// Removes the groups of guardians that were killed, and ends those of this run directory that are stopped: their agent
+/// is dead, and the caller has done their work. The groups of living ones have a process in them.
+pub(crate) fn sweep(run: &Path) {
     let Some(Ok(groups)) = cgroup::mount_point().map(fs::read_dir) else { return };
     for group in groups.flatten() {
         let name = group.file_name();
-        let pid = name.to_str().and_then(|n| n.strip_prefix(SHELTER)?.parse().ok());
-        // A living one may be about to move in.
-        if pid.is_some_and(|pid| process::stat(pid).is_err()) {
+        let Some(pid) = name.to_str().and_then(|n| n.strip_prefix(SHELTER)?.parse().ok()) else { continue };
+        let Ok(stat) = process::stat(pid) else {
             let _ = fs::remove_dir(group.path());
+            continue;
+        };
+        if process::is_stopped(&stat.process) && is_guardian_of(pid, run) {
+            let _ = process::signal(&stat.process, libc::SIGKILL);
+            host::wait_until(Duration::from_secs(1), || fs::remove_dir(group.path()).is_ok());
         }
     }
+}
+
+/// Whether a process is the guardian of this run directory: a group's name is only a pid, which may be another's by now.
+fn is_guardian_of(pid: i32, run: &Path) -> bool {
+    let Ok(line) = fs::read(format!("/proc/{pid}/cmdline")) else { return false };
+    let mut words = line.split(|byte| *byte == 0);
+    words.next() == Some(NAME.as_bytes()) && words.any(|word| word == run.as_os_str().as_bytes())
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use nix::libc;
 
+use crate::aftermath;
 use crate::host::{self, process, wait_until};
 use crate::journal::Directories;
 use crate::owner::{Holder, Owner, OwnerError};
@@ -146,7 +147,7 @@ pub fn end(directories: &Directories) -> Result<Halt, HaltError> {
             }
         }
     };
-    let found = recover::recover(directories, &host::facts().boot_id);
+    let found = aftermath::clear_up(directories, &host::facts().boot_id, &owner, "it was killed", "`firedrill halt`");
     drop(owner);
     let by = match ending {
         Ending::Stopped => "by its owner",

@@ -5,6 +5,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use firedrill_model::change::Change;
@@ -12,6 +13,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::crash_point;
 use crate::undo::Undo;
+
+/// Nobody but root reads a journal: it holds users' own commands in full, which may be secret.
+const PRIVATE: u32 = 0o600;
 
 /// Where Firedrill keeps what it must not forget.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,7 +113,8 @@ impl Journal {
     pub fn begin(directories: &Directories, boot: &str) -> io::Result<Self> {
         fs::create_dir_all(&directories.run)?;
         crash_point::pass("journal.begin.before");
-        let file = OpenOptions::new().create(true).write(true).truncate(true).open(directories.journal())?;
+        let file =
+            OpenOptions::new().create(true).write(true).truncate(true).mode(PRIVATE).open(directories.journal())?;
         crash_point::pass("journal.begin.after");
         Ok(Self { directories: directories.clone(), boot: boot.to_owned(), file, next: 1, torn: false })
     }
@@ -190,7 +195,7 @@ fn append_synced(path: &Path, entry: &Entry) -> io::Result<()> {
     if let Some(directory) = path.parent() {
         fs::create_dir_all(directory)?;
     }
-    let mut file = OpenOptions::new().create(true).append(true).open(path)?;
+    let mut file = OpenOptions::new().create(true).append(true).mode(PRIVATE).open(path)?;
     crash_point::pass("journal.durable.before");
     file.write_all(format!("{}{}", line_end(path)?, line(entry)?).as_bytes())?;
     crash_point::pass("journal.durable.written");

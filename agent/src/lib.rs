@@ -5,6 +5,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod aftermath;
 pub mod agent;
 pub mod crash_point;
 pub mod dataplane;

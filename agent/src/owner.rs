@@ -1,13 +1,17 @@
 //! One owner a host: whoever holds the lock on the owner file may change it, and clears up after the one before.
+//!
+//! The file says who. It is emptied at an orderly end; so a name in a file that nobody holds is that of one who was killed.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek, Write};
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;
 
 use firedrill_model::facts::ProcessRef;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use nix::unistd::{SysconfVar, sysconf};
 use serde::{Deserialize, Serialize};
 
 use crate::host::{process, wait_until};
@@ -40,6 +44,14 @@ impl Holder {
         Self { clears_up: true, ..Self::this(what) }
     }
 
+    /// How long ago its process began; `None` where that cannot be told, or it is of another boot.
+    pub fn age(&self) -> Option<Duration> {
+        let hertz = u64::try_from(sysconf(SysconfVar::CLK_TCK).ok()??).ok()?;
+        let uptime = fs::read_to_string("/proc/uptime").ok()?;
+        let uptime = Duration::try_from_secs_f64(uptime.split_whitespace().next()?.parse().ok()?).ok()?;
+        (self.started > 0).then(|| uptime.checked_sub(Duration::from_secs_f64(self.started as f64 / hertz as f64)))?
+    }
+
     /// The process, as others may find and signal it.
     pub fn process(&self) -> ProcessRef {
         ProcessRef { pid: self.pid.cast_signed(), started: self.started, comm: String::new() }
@@ -65,7 +77,15 @@ pub enum OwnerError {
 /// Ownership of the host; ends when dropped, and with the process.
 #[derive(Debug)]
 pub struct Owner {
-    _lock: Flock<File>,
+    lock: Flock<File>,
+    dead: Option<Holder>,
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        // A name that stays would only sound as if its process had been killed.
+        let _ = self.lock.set_len(0);
+    }
 }
 
 impl Owner {
@@ -93,7 +113,7 @@ impl Owner {
         if let Some(e) = failure {
             return Err(fail(e.into()));
         }
-        let Some(mut lock) = lock else {
+        let Some(lock) = lock else {
             return Err(OwnerError::Taken(current(directory).unwrap_or(Holder {
                 pid: 0,
                 what: "an unknown run".into(),
@@ -101,22 +121,54 @@ impl Owner {
                 clears_up: false,
             })));
         };
+        let dead = name(&lock);
         let text = serde_json::to_string(holder).map_err(|e| fail(io::Error::other(e)))?;
-        lock.set_len(0).and_then(|()| lock.rewind()).and_then(|()| lock.write_all(text.as_bytes())).map_err(fail)?;
-        Ok(Self { _lock: lock })
+        // Written over the old name and then cut, so that whoever reads meanwhile finds a whole one.
+        lock.write_all_at(text.as_bytes(), 0).and_then(|()| lock.set_len(text.len() as u64)).map_err(fail)?;
+        Ok(Self { lock, dead })
+    }
+
+    /// The owner before, if it was killed: after an orderly end there is none.
+    pub fn dead(&self) -> Option<&Holder> {
+        self.dead.as_ref()
     }
 }
 
 /// Who owns the host right now; `None` when nobody does.
 pub fn current(directory: &Path) -> Option<Holder> {
-    let mut file = File::open(directory.join("owner")).ok()?;
-    let mut text = String::new();
-    file.read_to_string(&mut text).ok()?;
+    let mut found = Looked::Free(None);
+    // The name is written a moment after the lock is taken.
+    wait_until(Duration::from_millis(100), || {
+        found = look(directory);
+        !matches!(found, Looked::Held(None))
+    });
+    if let Looked::Held(holder) = found { holder } else { None }
+}
+
+/// Who owned the host and was killed, and has not been cleared up after; `None` when somebody owns it now.
+pub fn dead(directory: &Path) -> Option<Holder> {
+    if let Looked::Free(holder) = look(directory) { holder } else { None }
+}
+
+/// What an owner file says, and whether somebody holds it.
+enum Looked {
+    Held(Option<Holder>),
+    Free(Option<Holder>),
+}
+
+fn look(directory: &Path) -> Looked {
+    let Ok(file) = File::open(directory.join("owner")) else { return Looked::Free(None) };
     match Flock::lock(file, FlockArg::LockSharedNonblock) {
-        // The lock is free: what the file says is history.
-        Ok(_) => None,
-        Err(_) => serde_json::from_str(&text).ok(),
+        Ok(free) => Looked::Free(name(&free)),
+        Err((held, _)) => Looked::Held(name(&held)),
     }
+}
+
+/// The name in an owner file; what follows it is the rest of a longer one before.
+fn name(file: &File) -> Option<Holder> {
+    let mut text = [0; 4096];
+    let n = file.read_at(&mut text, 0).ok()?;
+    serde_json::Deserializer::from_slice(&text[..n]).into_iter().next()?.ok()
 }
 
 #[cfg(test)]
@@ -136,7 +188,18 @@ mod tests {
         assert!(refused.to_string().contains("`run a`"), "{refused}");
         drop(first);
         assert_eq!(current(&directory), None);
-        Owner::take(&directory, &holder("run b"), Duration::ZERO).expect("free again");
+        let second = Owner::take(&directory, &holder("run b"), Duration::ZERO).expect("free again");
+        assert_eq!(second.dead(), None, "the first ended in order");
+        drop(second);
+        // One that is killed leaves its name, however long it was.
+        let killed = holder("run something with a name that is much longer than that of the next");
+        fs::write(directory.join("owner"), serde_json::to_string(&killed).expect("JSON")).expect("written");
+        assert_eq!((current(&directory), dead(&directory)), (None, Some(killed.clone())));
+        let third = Owner::take(&directory, &holder("run c"), Duration::ZERO).expect("free");
+        assert_eq!(third.dead(), Some(&killed));
+        assert_eq!((current(&directory), dead(&directory)), (Some(holder("run c")), None));
+        drop(third);
+        assert_eq!((current(&directory), dead(&directory)), (None, None));
         let _ = fs::remove_dir_all(&directory);
     }
 }

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use crate::crash_point;
 use crate::guardian;
 use crate::journal::{self, Directories, Outstanding};
+use crate::standing;
 use crate::undo::Undo;
 
 /// What a recovery did.
@@ -59,7 +60,10 @@ pub fn recover(directories: &Directories, boot: &str) -> Recovery {
         }
     }
     crash_point::pass("recover.sweep.before");
-    guardian::sweep();
+    guardian::sweep(&directories.run);
+    if recovery.left.is_empty() {
+        standing::forget(&directories.run);
+    }
     crash_point::pass("recover.end");
     recovery
 }

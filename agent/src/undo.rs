@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use firedrill_model::change::Way;
-use firedrill_model::facts::{CgroupRef, NetnsRef, ProcessRef};
+use firedrill_model::facts::{CgroupRef, NetnsRef, ProcessRef, masked};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::libc;
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -178,9 +178,11 @@ impl Undo {
                 systemd::revive(unit).map_err(fail(format!("giving {unit} back to systemd"), by_hand))
             }
             Self::Command { argv, directory } => {
+                // Its arguments may be secret, and this gets into logs.
+                let shown = masked(argv).join(" ");
                 command(argv, directory, COMMAND_PATIENCE).map(|()| "undone by its own command".into()).map_err(fail(
-                    format!("running `{}`", argv.join(" ")),
-                    format!("run it by hand: `{}`", argv.join(" ")),
+                    format!("running `{shown}`"),
+                    format!("run it by hand, as `control:` of your system file has it: `{shown}`"),
                 ))
             }
             Self::DeleteNetns { name } => stage::delete_netns(name)

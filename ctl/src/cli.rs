@@ -124,12 +124,28 @@ reverts. Exit code 5 when something could not be undone.")]
     },
 }
 
-/// Where things are kept.
+/// Where everything is kept.
 #[derive(Clone, Debug, Args)]
 pub struct Places {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub folder: RunsFolder,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub host: HostPlaces,
+}
+
+/// Where runs are kept.
+#[derive(Clone, Debug, Args)]
+pub struct RunsFolder {
     /// Folder in which runs are kept
     #[arg(long, value_name = "FOLDER", env = "FIREDRILL_RUNS", default_value = "runs")]
     pub runs: PathBuf,
+}
+
+/// Where the agent keeps what makes faults end. Hidden, as nobody but a test should have two of them on one host.
+#[derive(Clone, Debug, Args)]
+pub struct HostPlaces {
     /// Folder of the owner lock and the journal
     #[arg(long, value_name = "FOLDER", env = "FIREDRILL_RUN_DIR", default_value = "/run/firedrill", hide = true)]
     pub run_dir: PathBuf,
@@ -207,7 +223,7 @@ pub struct JsonArg {
     pub json: bool,
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub places: Places,
+    pub places: HostPlaces,
 }
 
 /// Arguments of `halt`.
@@ -224,7 +240,7 @@ pub struct HaltArgs {
     pub json: bool,
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub places: Places,
+    pub places: HostPlaces,
 }
 
 /// Arguments of `doctor`.
@@ -257,7 +273,7 @@ pub struct ReportArgs {
     pub output: Option<PathBuf>,
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub places: Places,
+    pub places: RunsFolder,
 }
 
 /// Formats of a report.
@@ -283,7 +299,7 @@ pub struct RunsArgs {
     pub json: bool,
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub places: Places,
+    pub places: RunsFolder,
 }
 
 /// Arguments of `demo`.

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::facts::{CgroupRef, Interface, NetnsRef, ProcessRef};
+use crate::facts::{CgroupRef, Interface, NetnsRef, ProcessRef, masked};
 use crate::units::{Cidr, Percent, Ports, Span};
 
 /// What a fault will do to one target, in order.
@@ -259,6 +259,16 @@ pub enum Action {
     },
 }
 
+impl Change {
+    /// Leaves of a user's own command only what may be shown.
+    pub fn mask(&mut self) {
+        if let Self::Command { run, undo } = self {
+            *run = masked(run);
+            *undo = masked(undo);
+        }
+    }
+}
+
 impl fmt::Display for Way {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -373,7 +383,9 @@ impl fmt::Display for Change {
                     dependents => write!(f, ", and with it {}", dependents.join(", ")),
                 }
             }
-            Self::Command { run, undo } => write!(f, "run `{}` (undone by `{}`)", run.join(" "), undo.join(" ")),
+            Self::Command { run, undo } => {
+                write!(f, "run `{}` (undone by `{}`)", masked(run).join(" "), masked(undo).join(" "))
+            }
             Self::Netns { name } => write!(f, "make network namespace {name}"),
             Self::Veth { a, b } => {
                 write!(f, "join {}:{} and {}:{} by a veth pair", a.netns, a.interface, b.netns, b.interface)

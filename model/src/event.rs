@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::change::Change;
-use crate::facts::{HostFacts, TargetFacts};
+use crate::facts::{Control, HostFacts, TargetFacts};
 use crate::receipt::Receipt;
 use crate::run::RunPlan;
 use crate::verdict::{ExitCode, Judgement};
@@ -114,6 +114,22 @@ pub enum Event {
         /// What could not be restored; empty when the host is as before.
         left_over: Vec<String>,
     },
+}
+
+impl Event {
+    /// The event as the log may have it: of users' own commands only the programs.
+    #[must_use]
+    pub fn masked(mut self) -> Self {
+        match &mut self {
+            Self::RunStarted { plan, .. } => plan.mask(),
+            Self::StepBegan { targets, .. } => {
+                targets.iter_mut().filter_map(|target| target.control.as_mut()).for_each(Control::mask);
+            }
+            Self::Applied { what, .. } => what.mask(),
+            _ => {}
+        }
+        self
+    }
 }
 
 /// The phases of a run, in order.

@@ -146,3 +146,17 @@ pub struct Control {
     /// Program and arguments that start it again.
     pub start: Vec<String>,
 }
+
+impl Control {
+    /// Leaves of both commands only what may be shown.
+    pub fn mask(&mut self) {
+        self.stop = masked(&self.stop);
+        self.start = masked(&self.start);
+    }
+}
+
+/// A user's own command as logs and reports may show it: its arguments may hold passwords, and often do.
+pub fn masked(command: &[String]) -> Vec<String> {
+    let rest = (command.len() > 1).then(|| "***".to_owned());
+    command.first().cloned().into_iter().chain(rest).collect()
+}

@@ -133,6 +133,12 @@ pub struct AbortPlan {
 }
 
 impl RunPlan {
+    /// Leaves of users' own commands only what may be shown.
+    pub fn mask(&mut self) {
+        let targets = self.steps.iter_mut().flat_map(|step| &mut step.targets);
+        targets.filter_map(|target| target.control.as_mut()).for_each(Control::mask);
+    }
+
     /// From the first inject to the last revert, as planned.
     pub fn fault_window(&self) -> Span {
         Span(self.steps.iter().map(|s| s.at.0 + s.lasts.0).max().unwrap_or_default())

@@ -10,6 +10,12 @@ pub enum DataPlaneError {
     /// The in-kernel programs were refused.
     #[error("the kernel refused the eBPF programs: {0}; `firedrill doctor` says what is missing")]
     Load(String),
+    /// This kernel runs packet programs in a way that ours are not made for.
+    #[error(
+        "this kernel is built for real time (PREEMPT_RT), where packet programs interrupt each other: boot another one \
+         for faults on packets; `kill`, `stop` and `pause` work on it"
+    )]
+    RealTime,
     /// A map operation failed.
     #[error("eBPF map {map}: {reason}")]
     Map {

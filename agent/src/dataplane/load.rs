@@ -35,6 +35,8 @@ pub struct Support {
     pub tcx: bool,
     /// A TUN/TAP driver, without which nothing can be delayed.
     pub tap: bool,
+    /// PREEMPT_RT, on which the programs are not loaded.
+    pub real_time: bool,
 }
 
 /// Asks the kernel.
@@ -44,7 +46,13 @@ pub fn kernel_support() -> Support {
         // Every namespace has a loopback interface; a kernel without tcx does not know the question.
         tcx: SchedClassifier::query_tcx("lo", TcAttachType::Ingress).is_ok(),
         tap: std::path::Path::new("/dev/net/tun").exists(),
+        real_time: is_real_time(),
     }
+}
+
+/// On a PREEMPT_RT kernel programs of one CPU can interrupt each other, and ours share memory by CPU.
+fn is_real_time() -> bool {
+    std::fs::read("/sys/kernel/realtime").is_ok_and(|text| text.starts_with(b"1"))
 }
 
 /// The maps that the agent writes, and the counters.
@@ -101,9 +109,8 @@ pub(super) struct Loaded {
 }
 
 pub(super) fn load() -> Result<Loaded, DataPlaneError> {
-    // There, programs of one CPU can interrupt each other, and ours share memory by CPU.
-    if std::fs::read("/sys/kernel/realtime").is_ok_and(|text| text.starts_with(b"1")) {
-        return Err(DataPlaneError::Load("PREEMPT_RT kernels are not supported".into()));
+    if is_real_time() {
+        return Err(DataPlaneError::RealTime);
     }
     let [nonce, nonce_1] = random_words().map_err(|error| DataPlaneError::Load(format!("/dev/urandom: {error}")))?;
     let mut bpf = EbpfLoader::new()

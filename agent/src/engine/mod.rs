@@ -262,6 +262,11 @@ impl<H: Host> Engine<H> {
         mine.filter_map(|l| host.measure(&l.what, &mut l.handle)).collect()
     }
 
+    /// When a fault ends unless it is renewed, and when it ends whatever happens; `None` when it has ended.
+    pub fn deadlines(&self, id: FaultId) -> Option<(Instant, Instant)> {
+        self.faults.iter().find(|f| f.id == id).map(|f| (f.lease.min(f.deadline), f.deadline))
+    }
+
     /// Renews every lease.
     ///
     /// # Errors

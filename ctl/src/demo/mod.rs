@@ -54,7 +54,7 @@ pub fn run(args: &DemoArgs) -> Result<ExitCode> {
         let list: Vec<String> = missing.iter().map(|m| format!("  - {m}")).collect();
         return Err(UsageError(format!("the demo cannot run here; nothing was touched:\n{}", list.join("\n"))).into());
     }
-    let directories = args.places.directories();
+    let directories = args.places.host.directories();
     let left = sweep(&directories).left;
     if !left.is_empty() {
         bail!("an earlier demo left something that could not be undone: {}", left.join("; "));
@@ -97,7 +97,7 @@ impl<'a> Demo<'a> {
         let prefix = format!("fdemo{}", std::process::id());
         let program = std::env::current_exe().context("cannot find this program")?;
         let stamp = jiff::Zoned::now().strftime("%Y%m%d-%H%M%S").to_string();
-        let folder = places.runs.join(format!("demo-{stamp}-{}", std::process::id()));
+        let folder = places.folder.runs.join(format!("demo-{stamp}-{}", std::process::id()));
         fs::create_dir_all(folder.join("files"))
             .with_context(|| format!("cannot make the folder {}", folder.display()))?;
         for file in drills::FILES {
@@ -122,7 +122,8 @@ impl<'a> Demo<'a> {
         let mut signals = Signals::take()?;
         let nothing = tokio::task::block_in_place(|| Snapshot::take(&[])).context("cannot look at the host")?;
         let plan = stage::plan(&self.prefix, &self.program.to_string_lossy(), ready::ipv6());
-        let stage = tokio::task::block_in_place(|| Stage::put_up(&self.places.directories(), &plan, &self.folder))?;
+        let stage =
+            tokio::task::block_in_place(|| Stage::put_up(&self.places.host.directories(), &plan, &self.folder))?;
         let mut results = Results::default();
         let outcome = self.on_stage(&stage, &mut signals, &mut results).await;
 
@@ -195,9 +196,16 @@ impl<'a> Demo<'a> {
         self.tell.begin(number, drill.does, bound, lowered.plan.expected_length().0);
         let live = self.tell.terminal().then(Live::stderr);
         let replay = vec!["firedrill".to_owned(), "demo".to_owned()];
-        let finished =
-            drive::run(Job { lowered, agent, runs: &self.places.runs, replay, notes: Vec::new(), live, signals })
-                .await?;
+        let finished = drive::run(Job {
+            lowered,
+            agent,
+            runs: &self.places.folder.runs,
+            replay,
+            notes: Vec::new(),
+            live,
+            signals,
+        })
+        .await?;
         report::write_all(&finished.run, &finished.folder)?;
         let outcome = Outcome { drill, run: finished.run, folder: finished.folder };
         self.tell.came_to(&outcome, self.began.elapsed());

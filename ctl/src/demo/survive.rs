@@ -124,7 +124,7 @@ pub async fn run(setting: &Setting<'_>, lowered: &Lowered) -> anyhow::Result<Sur
     Ok(Survival {
         clean_after,
         bad: samples.iter().filter(|s| s.outcome.is_bad()).count(),
-        undone: undone(&setting.places.run_dir, &child),
+        undone: undone(&setting.places.host.run_dir, &child),
         differences,
         compared: before.lines().count(),
         folder,
@@ -179,9 +179,9 @@ impl Victim {
             .args(["--experiment", drills::KILLED_EXPERIMENT, "--quiet", "--runs"])
             .arg(folder)
             .arg("--run-dir")
-            .arg(&places.run_dir)
+            .arg(&places.host.run_dir)
             .arg("--state-dir")
-            .arg(&places.state_dir)
+            .arg(&places.host.state_dir)
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output)

@@ -88,7 +88,7 @@ pub async fn run(job: Job<'_>) -> anyhow::Result<Finished> {
         host: Box::new(agent.host().clone()),
         plan: Box::new(lowered.plan.clone()),
     };
-    let record = Record { at: 0.0, event: first };
+    let record = Record { at: 0.0, event: first.masked() };
     let run = Run::start(&record).context("the first event begins a run")?;
     let mut log = Log::create(&folder.join("events.ndjson"))?;
     log.write(&record)?;
@@ -142,7 +142,7 @@ impl Driver {
     fn emit(&mut self, event: Event) -> anyhow::Result<()> {
         // Microseconds are finer than anything that is measured, and keep the log readable.
         let at = (self.now().as_secs_f64() * 1e6).round() / 1e6;
-        let record = Record { at, event };
+        let record = Record { at, event: event.masked() };
         self.log.write(&record)?;
         self.run.push(&record);
         if let Some(live) = &mut self.live {

@@ -5,8 +5,12 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, Subcommand};
+use firedrill_agent::agent::Agent;
+use firedrill_agent::target::TargetError;
+use firedrill_model::facts::FactsSnapshot;
 use firedrill_model::fault::{Fault, TABLE};
 use firedrill_model::lower;
+use firedrill_model::run::RunPlan;
 use firedrill_model::target::{ProcessSelector, TargetSpec};
 use firedrill_model::units::{Cidr, Percent, Ports, Span};
 use firedrill_model::verdict::ExitCode;
@@ -258,6 +262,23 @@ fn tell(common: &Common, finished: &Finished) -> Result<ExitCode> {
     Ok(finished.exit)
 }
 
+/// Before there is a run: a target that is not there, or on which the fault cannot act, is a mistake on the command line.
+fn is_possible(agent: &Agent, plan: &RunPlan) -> Result<()> {
+    for step in &plan.steps {
+        for target in &step.targets {
+            let found = agent.resolve(target).map_err(|error| match error {
+                TargetError::Io { .. } => anyhow::Error::from(error),
+                _ => UsageError(error.to_string()).into(),
+            })?;
+            let facts = FactsSnapshot { host: agent.host().clone(), target: found };
+            for fault in &step.faults {
+                fault.plan(&facts).map_err(|error| UsageError(error.to_string()))?;
+            }
+        }
+    }
+    Ok(())
+}
+
 pub fn run(args: &InjectArgs) -> Result<ExitCode> {
     let FaultArgs { fault, common } = &args.fault;
     let watched = match &common.watch {
@@ -267,11 +288,14 @@ pub fn run(args: &InjectArgs) -> Result<ExitCode> {
     let lowered = lower::ad_hoc(&common.target.spec(), fault.clone(), common.lasts, watched, rand::random());
     let agent = super::start_agent(&common.places, &format!("inject {}", fault.name()))?;
     super::tell_recovery(&agent);
+    if let Err(error) = is_possible(&agent, &lowered.plan) {
+        return super::conclude(Err(error), &agent.stop());
+    }
     let result = super::runtime()?.block_on(async {
         let mut signals = Signals::take()?;
         let live = Some(Live::stderr());
         let replay = replay(std::env::args().skip(1));
-        let runs: &PathBuf = &common.places.runs;
+        let runs: &PathBuf = &common.places.folder.runs;
         let notes = Vec::new();
         drive::run(Job { lowered, agent: &agent, runs, replay, notes, live, signals: &mut signals }).await
     });

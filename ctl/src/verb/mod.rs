@@ -20,10 +20,11 @@ use std::path::PathBuf;
 use firedrill_agent::agent::{Agent, Farewell, Options, StartError};
 use firedrill_agent::guardian;
 use firedrill_agent::journal::Directories;
+use firedrill_agent::owner::OwnerError;
 use firedrill_model::file::Diagnostic;
 use firedrill_model::verdict::ExitCode;
 
-use crate::cli::{Places, Verb};
+use crate::cli::{HostPlaces, Places, Verb};
 use crate::demo;
 use crate::render::diagnostic;
 use crate::render::paint::Screen;
@@ -70,6 +71,9 @@ pub fn exit_code_of(error: &anyhow::Error) -> ExitCode {
     if error.downcast_ref::<UsageError>().is_some() || error.downcast_ref::<FileErrors>().is_some() {
         return ExitCode::Usage;
     }
+    if error.downcast_ref::<OwnerError>().is_some() {
+        return ExitCode::Usage;
+    }
     match error.downcast_ref::<StartError>() {
         Some(StartError::LeftOver(_)) => ExitCode::NotRestored,
         Some(_) => ExitCode::Usage,
@@ -90,7 +94,7 @@ fn guardian_process(run: PathBuf, state: PathBuf) -> ExitCode {
     if guardian::main(run, state) == 0 { ExitCode::Held } else { ExitCode::NotRestored }
 }
 
-impl Places {
+impl HostPlaces {
     /// Directories of the agent.
     pub fn directories(&self) -> Directories {
         Directories { run: self.run_dir.clone(), state: self.state_dir.clone() }
@@ -110,7 +114,7 @@ pub fn start_agent(places: &Places, what: &str) -> anyhow::Result<Agent> {
         ))
         .into());
     }
-    Ok(Agent::start(Options { directories: places.directories(), ..Options::new(what) })?)
+    Ok(Agent::start(Options { directories: places.host.directories(), ..Options::new(what) })?)
 }
 
 /// Tells what an earlier run had left, and what has become of it.

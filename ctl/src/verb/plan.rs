@@ -3,6 +3,7 @@
 use anyhow::Result;
 use firedrill_agent::host;
 use firedrill_agent::target::{self, Protected};
+use firedrill_model::change::Change;
 use firedrill_model::facts::{FactsSnapshot, HostFacts, TargetFacts};
 use firedrill_model::lower::Choices;
 use firedrill_model::run::{RunPlan, StepPlan, TargetPlan};
@@ -26,8 +27,10 @@ pub fn run(args: &PlanArgs) -> Result<ExitCode> {
     let mut possible = true;
     let mut plans = Vec::new();
     for name in files::experiments(&library, &args.experiment)? {
-        let lowered = library.lower(&name, &choices).map_err(|found| files::refuse(&found))?;
+        let mut lowered = library.lower(&name, &choices).map_err(|found| files::refuse(&found))?;
         let steps = preview(&lowered.plan, &facts, &protected);
+        // What a plan shows is what a log may have.
+        lowered.plan.mask();
         // A target without plans was not found.
         possible &=
             steps.iter().flat_map(|s| &s.targets).all(|t| !t.plans.is_empty() && t.plans.iter().all(|p| p.1.is_ok()));
@@ -80,7 +83,11 @@ fn of_target(step: &StepPlan, plan: &TargetPlan, facts: &HostFacts, protected: &
             let snapshot = FactsSnapshot { host: facts.clone(), target: found.clone() };
             let plans = step.faults.iter().map(|fault| {
                 let name = format!("{} {}", fault.name(), fault.describe());
-                (name, fault.plan(&snapshot).map_err(|e| e.to_string()))
+                let plan = fault.plan(&snapshot).map(|mut plan| {
+                    plan.changes.iter_mut().for_each(Change::mask);
+                    plan
+                });
+                (name, plan.map_err(|e| e.to_string()))
             });
             TargetPreview { name: plan.name.clone(), found: describe(&found), plans: plans.collect() }
         }

@@ -4,19 +4,24 @@ use std::time::Duration;
 
 use anyhow::Result;
 use firedrill_agent::owner::{Holder, Owner};
-use firedrill_agent::{host, recover};
+use firedrill_agent::{aftermath, host};
 use firedrill_model::verdict::ExitCode;
 
+use super::UsageError;
 use crate::cli::JsonArg;
 use crate::demo;
 use crate::render::say::say;
 
 pub fn run(args: &JsonArg) -> Result<ExitCode> {
     let directories = args.places.directories();
+    if !nix::unistd::Uid::effective().is_root() {
+        return Err(UsageError("undoing needs root; try: sudo firedrill recover".into()).into());
+    }
     let holder = Holder::clearing_up("recover");
     // Never beside a live owner: its changes are its own.
     let owner = Owner::take(&directories.run, &holder, Duration::from_secs(2))?;
-    let mut done = recover::recover(&directories, &host::facts().boot_id);
+    let boot = host::facts().boot_id;
+    let mut done = aftermath::clear_up(&directories, &boot, &owner, "it was killed", "`firedrill recover`");
     drop(owner);
     // A demo's stage has a lock and a journal of its own.
     let stages = demo::sweep(&directories);
@@ -31,9 +36,11 @@ pub fn run(args: &JsonArg) -> Result<ExitCode> {
         for left in &done.left {
             say(format!("NOT undone: {left}"))?;
         }
-        if done.undone.is_empty() && done.left.is_empty() {
-            say("nothing to undo: the host is as it was")?;
-        }
+        say(match (done.undone.is_empty(), done.left.is_empty()) {
+            (true, true) => "nothing to undo: no earlier run has left anything on this host",
+            (false, true) => "all that an earlier run left is undone",
+            (_, false) => "what is not undone stays recorded: mend it, and `firedrill recover` tries again",
+        })?;
     }
     Ok(if done.left.is_empty() { ExitCode::Held } else { ExitCode::NotRestored })
 }

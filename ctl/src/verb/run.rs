@@ -142,7 +142,7 @@ async fn all(
         let job = Job {
             lowered,
             agent,
-            runs: &args.places.runs,
+            runs: &args.places.folder.runs,
             replay: replay(args, &item.experiment, seed),
             notes: item.note.iter().cloned().collect(),
             live,
