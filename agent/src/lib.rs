@@ -15,6 +15,7 @@ pub mod halt;
 pub mod host;
 pub mod journal;
 pub mod local;
+mod netlink;
 pub mod owner;
 mod pulse;
 pub mod recover;

@@ -178,7 +178,9 @@ pub fn spawn(what: &Spawn<'_>) -> io::Result<(Child, ProcessRef)> {
     let mut ended = None;
     let running = wait_until(Duration::from_secs(2), || {
         ended = child.try_wait().ok().flatten();
-        ended.is_some() || (is_in(pid, what.cgroup) && !process::cmdline(pid).contains(JOIN))
+        // A process that is just ending has no command line any more.
+        let line = process::cmdline(pid);
+        ended.is_some() || (is_in(pid, what.cgroup) && !line.is_empty() && !line.contains(JOIN))
     });
     match ended.and_then(|status| status.code()) {
         // 126 and 127 are the shell's own (POSIX, Shell Command Language 2.8.2).

@@ -10,6 +10,7 @@ mod halts;
 mod hangs;
 mod kills;
 mod parts;
+mod snapshots;
 mod stages;
 mod support;
 mod targets;
@@ -77,6 +78,16 @@ fn main() -> ExitCode {
             what_comes_back_is_killed_again_when_asked_for,
             a_successor_that_is_slow_to_end_is_counted_once,
             a_process_that_nobody_restarts_is_not_back;
+        snapshots: what_changes_in_a_namespace_is_in_its_diff_and_nothing_else,
+            packet_filters_are_in_the_diff_and_what_they_count_is_not,
+            an_ip_set_and_its_elements_are_in_the_diff,
+            programs_and_links_are_in_the_diff_while_they_are_held,
+            groups_with_their_settings_and_states_are_in_the_diff,
+            a_stopped_process_is_in_the_diff,
+            mounts_and_pins_are_in_the_diff,
+            a_journal_that_outlives_its_run_in_a_process_is_in_the_diff,
+            traffic_makes_no_difference,
+            a_snapshot_is_quick;
         stages: two_namespaces_joined_by_a_veth_pair_hear_each_other,
             a_process_is_in_its_group_and_namespace_from_the_start_and_all_go_together,
             a_program_that_is_not_there_is_an_error_and_leaves_nothing,
@@ -104,7 +115,7 @@ fn main() -> ExitCode {
     };
     // In a guest every program is one busybox, so kills and targets, which tell programs apart, have no meaning there;
     // what differs between kernels is how faults are attached, and how they end.
-    const IN_GUESTS: [&str; 5] = ["changes::", "crash::", "faults::", "halts::", "hangs::"];
+    const IN_GUESTS: [&str; 6] = ["changes::", "crash::", "faults::", "halts::", "hangs::", "snapshots::"];
     let wanted = |name: &str| !support::in_guest() || IN_GUESTS.iter().any(|group| name.starts_with(group));
     let mut arguments = Arguments::from_args();
     // They measure time, and compare the state of one kernel before and after.

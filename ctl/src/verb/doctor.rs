@@ -49,7 +49,7 @@ struct Kept {
     lines: Vec<Line>,
 }
 
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// What is different must stay so for this long: other programs' short-lived processes and groups are not meant.
 const LASTING: Duration = Duration::from_secs(1);
 
