@@ -22,7 +22,7 @@ use crate::engine::{AppliedChange, ChangeError, Engine, FaultId, Reverted, Rever
 use crate::guardian::Guardian;
 use crate::halt::{self, Halted};
 use crate::host;
-use crate::journal::{Directories, Journal};
+use crate::journal::{Directories, Journal, JournalError};
 use crate::local::LocalHost;
 use crate::owner::{Holder, Owner, OwnerError};
 use crate::pulse;
@@ -74,8 +74,8 @@ pub enum StartError {
     #[error("the guardian could not be started, and without it no fault is injected: {0}")]
     Guardian(io::Error),
     /// The journal could not be begun.
-    #[error("the journal in {0} could not be begun: {1}")]
-    Journal(PathBuf, io::Error),
+    #[error(transparent)]
+    Journal(#[from] JournalError),
     /// The engine's thread could not be started.
     #[error("the engine's thread could not be started: {0}")]
     Thread(io::Error),
@@ -196,8 +196,7 @@ impl Agent {
         // Before any eBPF descriptor is opened: nothing of ours may live on in the guardian.
         let guardian = Guardian::start(&guardian, &directories).map_err(StartError::Guardian)?;
         let pulse = guardian.pulse().map_err(StartError::Guardian)?;
-        let journal = Journal::begin(&directories, &facts.boot_id)
-            .map_err(|e| StartError::Journal(directories.run.clone(), e))?;
+        let journal = Journal::begin(&directories, &facts.boot_id)?;
         let board = Board::new(&directories.run);
         let protected = Protected::new(Some(guardian.pid()));
         let engine = Engine::new(LocalHost::new(facts.clone(), log_directory), journal, lease);
@@ -452,6 +451,9 @@ impl Core {
         if let Some(halted) = &self.halted {
             return Err(halted.to_string());
         }
+        if let Some(why) = self.engine.journal_failure() {
+            return Err(format!("{why}; what is not recorded cannot be kept in force"));
+        }
         self.engine.renew().map_err(|e| format!("a lease could not be renewed: {e}"))?;
         Ok(std::mem::take(&mut self.lapsed))
     }
@@ -502,7 +504,7 @@ impl Core {
         let ended = self.revert_all();
         let mut left_over = self.engine.left_over().to_vec();
         if let Err(e) = self.engine.end_journal() {
-            left_over.push(format!("the journal could not be removed: {e}"));
+            left_over.push(format!("{e}; all of it was undone, and would be again by the next run"));
         }
         if let Some(guardian) = self.guardian.take()
             && let Err(e) = guardian.dismiss()

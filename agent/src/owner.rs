@@ -15,6 +15,7 @@ use nix::unistd::{SysconfVar, sysconf};
 use serde::{Deserialize, Serialize};
 
 use crate::host::{process, wait_until};
+use crate::journal::remedy;
 
 /// Who owns the host, as the owner file says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +53,11 @@ impl Holder {
         (self.started > 0).then(|| uptime.checked_sub(Duration::from_secs_f64(self.started as f64 / hertz as f64)))?
     }
 
+    /// One whose name cannot be read. Not to be signalled: nobody has the process number 0.
+    fn unknown() -> Self {
+        Self { pid: 0, what: "an unknown run".into(), started: 0, clears_up: false }
+    }
+
     /// The process, as others may find and signal it.
     pub fn process(&self) -> ProcessRef {
         ProcessRef { pid: self.pid.cast_signed(), started: self.started, comm: String::new() }
@@ -65,10 +71,12 @@ pub enum OwnerError {
     #[error("this host is busy: process {} holds it for `{}`; wait for it, or stop it with Ctrl-C", .0.pid, .0.what)]
     Taken(Holder),
     /// The lock file cannot be used.
-    #[error("the owner lock in {directory}: {source}; are you root?")]
+    #[error("the owner lock {path} could not be {what}: {source}{}", remedy(source))]
     Io {
-        /// Its directory.
-        directory: String,
+        /// Its file.
+        path: String,
+        /// What was tried.
+        what: &'static str,
         /// The error.
         source: io::Error,
     },
@@ -89,16 +97,21 @@ impl Drop for Owner {
 }
 
 impl Owner {
-    /// Takes ownership, waiting up to `patience` for a guardian that is about to finish.
+    /// Takes ownership, waiting up to `patience` for a guardian that is about to finish. Who only clears up needs no room
+    /// on the disk for it, nor one that can be written.
     ///
     /// # Errors
     /// Somebody else has it, or the lock file cannot be used.
     pub fn take(directory: &Path, holder: &Holder, patience: Duration) -> Result<Self, OwnerError> {
-        let fail = |source| OwnerError::Io { directory: directory.display().to_string(), source };
-        fs::create_dir_all(directory).map_err(fail)?;
         let path = directory.join("owner");
-        let mut file =
-            Some(OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path).map_err(fail)?);
+        let fail = |what| {
+            let path = path.display().to_string();
+            move |source| OwnerError::Io { path, what, source }
+        };
+        fs::create_dir_all(directory).map_err(fail("made"))?;
+        let opened = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path);
+        let opened = opened.or_else(|e| if holder.clears_up { File::open(&path).map_err(|_| e) } else { Err(e) });
+        let mut file = Some(opened.map_err(fail("opened"))?);
         let mut lock = None;
         let mut failure = None;
         wait_until(patience, || {
@@ -111,21 +124,18 @@ impl Owner {
             lock.is_some() || failure.is_some()
         });
         if let Some(e) = failure {
-            return Err(fail(e.into()));
+            return Err(fail("taken")(e.into()));
         }
         let Some(lock) = lock else {
-            return Err(OwnerError::Taken(current(directory).unwrap_or(Holder {
-                pid: 0,
-                what: "an unknown run".into(),
-                started: 0,
-                clears_up: false,
-            })));
+            return Err(OwnerError::Taken(current(directory).unwrap_or_else(Holder::unknown)));
         };
         let dead = name(&lock);
-        let text = serde_json::to_string(holder).map_err(|e| fail(io::Error::other(e)))?;
+        let text = serde_json::to_string(holder).map_err(|e| fail("written")(e.into()))?;
         // Written over the old name and then cut, so that whoever reads meanwhile finds a whole one.
-        lock.write_all_at(text.as_bytes(), 0).and_then(|()| lock.set_len(text.len() as u64)).map_err(fail)?;
-        Ok(Self { lock, dead })
+        match lock.write_all_at(text.as_bytes(), 0).and_then(|()| lock.set_len(text.len() as u64)) {
+            Err(e) if !holder.clears_up => Err(fail("written")(e)),
+            _ => Ok(Self { lock, dead }),
+        }
     }
 
     /// The owner before, if it was killed: after an orderly end there is none.
@@ -142,7 +152,8 @@ pub fn current(directory: &Path) -> Option<Holder> {
         found = look(directory);
         !matches!(found, Looked::Held(None))
     });
-    if let Looked::Held(holder) = found { holder } else { None }
+    // One that clears up on a full disk could not say who it is.
+    if let Looked::Held(holder) = found { Some(holder.unwrap_or_else(Holder::unknown)) } else { None }
 }
 
 /// Who owned the host and was killed, and has not been cleared up after; `None` when somebody owns it now.

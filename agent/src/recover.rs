@@ -1,14 +1,16 @@
 //! Undoing what a dead owner left, from its journal. Run by the guardian, by `firedrill recover`, and by every
 //! start that becomes the owner. The caller owns the host.
 
-use std::fs;
 use std::path::PathBuf;
 
 use crate::crash_point;
 use crate::guardian;
-use crate::journal::{self, Directories, Outstanding};
+use crate::journal::{self, Content, Directories, JournalError, Outstanding, Unreadable};
 use crate::standing;
 use crate::undo::Undo;
+
+/// How many unreadable records of a journal are told of one by one.
+const TOLD: usize = 5;
 
 /// What a recovery did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,45 +22,54 @@ pub struct Recovery {
 }
 
 /// Undoes everything outstanding, last change first. Tries all of it; what fails stays in the journal, to be tried
-/// again. Doing it twice is harmless.
+/// again, and so does a record that cannot be read, until [`set_aside`]. Doing it twice is harmless.
 pub fn recover(directories: &Directories, boot: &str) -> Recovery {
     let mut recovery = Recovery::default();
+    let found = Found::read(directories);
     let mut failed = Vec::new();
+    let mut unsettled = Vec::new();
     crash_point::pass("recover.begin");
-    for (path, Outstanding { change, boot: its_boot, what, undo }) in open_changes(directories) {
+    for (path, Outstanding { change, boot: its_boot, what, undo }) in found.open() {
         // A reboot has undone everything but what is known to outlive it; pids and namespaces of another boot are
         // strangers.
         crash_point::pass("recover.undo.before");
         let result =
-            if its_boot == boot || undo.outlives_reboot() { undo.revert() } else { Ok("gone with a reboot".into()) };
+            if *its_boot == boot || undo.outlives_reboot() { undo.revert() } else { Ok("gone with a reboot".into()) };
         crash_point::pass("recover.undo.after");
         match result {
             Ok(note) => {
                 // What outlives a reboot stands in both journals. Settling what is not there is harmless.
-                let mut places = vec![path.clone()];
-                if undo.outlives_reboot() {
-                    places.extend(
-                        [directories.journal(), directories.durable()].into_iter().filter(|p| *p != path && p.exists()),
-                    );
-                }
-                for place in places {
-                    if let Err(e) = journal::settle(&place, change) {
-                        recovery.left.push(format!("{what} was undone, but the journal could not be written: {e}"));
+                let both = [directories.journal(), directories.durable()];
+                for place in both.into_iter().filter(|p| p == path || (undo.outlives_reboot() && p.exists())) {
+                    if let Err(e) = journal::settle(&place, *change) {
+                        unsettled.push((place, format!("{what} was undone, and would be again: {e}")));
                     }
                 }
                 if !matches!(undo, Undo::DiesWithAgent) {
-                    recovery.undone.push((what.to_string(), note));
+                    recovery.undone.push((what.clone(), note));
                 }
             }
             Err(error) => failed.push(error.to_string()),
         }
     }
-    recovery.left.extend(failed);
-    for path in [directories.journal(), directories.durable()] {
-        if let Err(e) = journal::remove_if_settled(&path) {
-            recovery.left.push(format!("the journal {} could not be removed: {e}", path.display()));
+    for (path, content) in &found.journals {
+        let readable = content.as_ref().is_ok_and(|c| c.unreadable.is_empty());
+        // All of it was undone. Where that could not be recorded, as on a full disk, it is enough to remove the file.
+        if readable && failed.is_empty() {
+            match journal::remove_settled(path) {
+                Ok(()) => unsettled.retain(|(place, _)| place != path),
+                Err(e) => unsettled.push((path.clone(), e.to_string())),
+            }
         }
     }
+    recovery.left.extend(failed);
+    recovery.left.extend(unsettled.into_iter().map(|(_, text)| text));
+    recovery.left.extend(
+        found
+            .unreadable()
+            .into_iter()
+            .map(|text| format!("{text}; look at the host yourself, then `firedrill recover` puts the journal aside")),
+    );
     crash_point::pass("recover.sweep.before");
     guardian::sweep(&directories.run);
     if recovery.left.is_empty() {
@@ -68,27 +79,82 @@ pub fn recover(directories: &Directories, boot: &str) -> Recovery {
     recovery
 }
 
-/// Every open change once, last first, with the journal that holds it.
-fn open_changes(directories: &Directories) -> Vec<(PathBuf, Outstanding)> {
-    let mut found: Vec<(PathBuf, Outstanding)> = Vec::new();
-    for path in [directories.journal(), directories.durable()] {
-        for open in journal::outstanding(&fs::read(&path).unwrap_or_default()) {
-            if !found.iter().any(|(_, known)| (known.change, &known.boot) == (open.change, &open.boot)) {
-                found.push((path.clone(), open));
-            }
+/// Puts journals aside that cannot be read, or not wholly, once all that can be read of them is undone: somebody has
+/// been told, and the next run need not refuse. Gives where they are kept now.
+///
+/// # Errors
+/// One of them cannot be moved.
+pub fn set_aside(directories: &Directories) -> Result<Vec<PathBuf>, JournalError> {
+    let mut kept = Vec::new();
+    for (path, content) in Found::read(directories).journals {
+        let unusable = content.map_or(true, |c| c.open.is_empty() && !c.unreadable.is_empty());
+        if unusable {
+            kept.push(journal::set_aside(&path)?);
         }
     }
-    found
+    Ok(kept)
+}
+
+/// What both journals say.
+struct Found {
+    journals: Vec<(PathBuf, Result<Content, JournalError>)>,
+}
+
+impl Found {
+    fn read(directories: &Directories) -> Self {
+        let paths = [directories.journal(), directories.durable()];
+        let read = |path: PathBuf| journal::read_file(&path).transpose().map(|content| (path, content));
+        Self { journals: paths.into_iter().filter_map(read).collect() }
+    }
+
+    /// Every open change once, last first, with the journal that holds it.
+    fn open(&self) -> Vec<(&PathBuf, &Outstanding)> {
+        let mut found: Vec<(&PathBuf, &Outstanding)> = Vec::new();
+        for (path, content) in &self.journals {
+            for open in content.iter().flat_map(|c| &c.open) {
+                if !found.iter().any(|(_, known)| (known.change, &known.boot) == (open.change, &open.boot)) {
+                    found.push((path, open));
+                }
+            }
+        }
+        found
+    }
+
+    /// What cannot be read, in words.
+    fn unreadable(&self) -> Vec<String> {
+        let mut told = Vec::new();
+        for (path, content) in &self.journals {
+            let path = path.display();
+            match content {
+                Err(e) => told.push(format!("{e}; what it says may still be in force")),
+                Ok(Content { unreadable, .. }) => {
+                    told.extend(unreadable.iter().take(TOLD).map(|Unreadable { line, why, text }| {
+                        format!(
+                            "line {line} of {path} cannot be read ({why}), and may be of a change in force: `{text}`"
+                        )
+                    }));
+                    if let Some(more) = unreadable.len().checked_sub(TOLD).filter(|more| *more > 0) {
+                        told.push(format!("{more} more lines of {path} cannot be read"));
+                    }
+                }
+            }
+        }
+        told
+    }
 }
 
 /// Whether anything is outstanding, in words; reads only.
 pub fn outstanding(directories: &Directories) -> Vec<String> {
-    open_changes(directories).into_iter().map(|(_, open)| open.what.to_string()).collect()
+    let found = Found::read(directories);
+    let open = found.open().into_iter().map(|(_, open)| open.what.clone());
+    open.chain(found.unreadable()).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    use std::fs;
 
     use firedrill_model::change::Change;
 
@@ -205,5 +271,64 @@ mod tests {
         let dead = Dead::new("none");
         assert_eq!(recover(&dead.directories, "boot"), Recovery::default());
         assert!(outstanding(&dead.directories).is_empty());
+    }
+
+    #[test]
+    fn what_cannot_be_read_blocks_until_it_is_put_aside_and_is_kept() {
+        let dead = Dead::with_commands("damaged", "boot", &["a", "b"]);
+        let path = dead.directories.journal();
+        fs::remove_file(dead.directories.durable()).expect("only one journal");
+        let mut bytes = fs::read(&path).expect("a journal");
+        let at = bytes.windows(6).position(|w| w == b"echo $").expect("the first record");
+        bytes[at] ^= 1;
+        fs::write(&path, &bytes).expect("damaged");
+
+        let recovery = recover(&dead.directories, "boot");
+        assert_eq!(dead.undone(), "b\n", "the sound record is undone, the damaged one is not followed");
+        let [left] = recovery.left.as_slice() else { panic!("{recovery:?}") };
+        assert!(left.contains("line 1") && left.contains("dcho $0") && left.contains("firedrill recover"), "{left}");
+        assert_eq!(outstanding(&dead.directories).len(), 1);
+        assert_eq!(recover(&dead.directories, "boot").left.len(), 1, "it is told again");
+
+        let kept = set_aside(&dead.directories).expect("moved");
+        let [kept] = kept.as_slice() else { panic!("{kept:?}") };
+        assert!(fs::read(kept).expect("kept").starts_with(&bytes), "as evidence");
+        assert_eq!(recover(&dead.directories, "boot"), Recovery::default());
+        assert_eq!(set_aside(&dead.directories).expect("nothing to do"), [] as [PathBuf; 0]);
+    }
+
+    #[test]
+    fn a_journal_is_not_put_aside_while_something_in_it_can_still_be_undone() {
+        let dead = Dead::new("stuck-and-damaged");
+        let mut journal = Journal::begin(&dead.directories, "boot").expect("a journal");
+        let argv = ["false".to_owned()].to_vec();
+        let what = Change::Command { run: argv.clone(), undo: argv.clone() };
+        journal.intend(&what, &Undo::Command { argv, directory: dead.base.clone() }).expect("recorded");
+        let path = dead.directories.journal();
+        let text = [fs::read(&path).expect("a journal"), b"garbage\n".to_vec()].concat();
+        fs::write(&path, text).expect("damaged");
+        assert_eq!(recover(&dead.directories, "boot").left.len(), 2);
+        assert_eq!(set_aside(&dead.directories).expect("nothing moved"), [] as [PathBuf; 0]);
+    }
+
+    #[test]
+    fn a_journal_that_is_no_file_is_told_and_can_be_put_aside() {
+        let dead = Dead::new("folder");
+        fs::create_dir_all(dead.directories.journal()).expect("a folder in its place");
+        let recovery = recover(&dead.directories, "boot");
+        let [left] = recovery.left.as_slice() else { panic!("{recovery:?}") };
+        assert!(left.contains("could not be read") && left.contains("journal.ndjson"), "{left}");
+        assert_eq!(set_aside(&dead.directories).expect("moved").len(), 1);
+        assert_eq!(recover(&dead.directories, "boot"), Recovery::default());
+    }
+
+    #[test]
+    fn a_journal_longer_than_any_of_ours_is_not_read_into_memory() {
+        let dead = Dead::new("huge");
+        fs::create_dir_all(&dead.directories.run).expect("a folder");
+        let file = fs::File::create(dead.directories.journal()).expect("a file");
+        file.set_len(1 << 40).expect("sparse");
+        let recovery = recover(&dead.directories, "boot");
+        assert!(recovery.left.len() == 1 && recovery.left[0].contains("longer than 64 MiB"), "{recovery:?}");
     }
 }

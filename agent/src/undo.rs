@@ -20,7 +20,7 @@ use crate::{crash_point, dataplane, stage, sys, sysctl};
 
 /// The inverse of a change, with the old value that it restores. Recorded before the change is made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Undo {
     /// The kernel undoes it when the agent's descriptors close; there is nothing to do.
     DiesWithAgent,

@@ -14,7 +14,7 @@ use firedrill_model::change::{Change, Plan};
 use firedrill_model::receipt::Measured;
 
 use crate::crash_point;
-use crate::journal::Journal;
+use crate::journal::{Journal, JournalError};
 use crate::undo::{Undo, UndoError};
 
 /// The host that changes are made on. The real one is [`crate::local::LocalHost`]; tests have another.
@@ -90,9 +90,9 @@ pub enum ChangeError {
         /// What was read back.
         seen: String,
     },
-    /// It could not be recorded, so it was not made.
-    #[error("the journal could not be written, so nothing was done: {0}")]
-    Journal(io::Error),
+    /// It could not be recorded, so it was not made, or undone at once.
+    #[error("{0}; without a record nothing is changed")]
+    Journal(#[from] JournalError),
 }
 
 impl ChangeError {
@@ -223,15 +223,15 @@ impl<H: Host> Engine<H> {
             return Err(ChangeError::Taken { what: change.to_string(), holder: same.what.to_string() });
         }
         let undo = self.host.prepare(change)?;
-        let number = self.journal.intend(change, &undo).map_err(ChangeError::Journal)?;
+        let number = self.journal.intend(change, &undo)?;
         crash_point::pass("change.apply.before");
         let made = self.host.apply(change, expires);
         crash_point::pass("change.apply.after");
         match made {
             Ok(handle) => {
                 self.live.push(Live { number, what: change.clone(), undo, handle, users: vec![id] });
-                // Applied or not, the intent is enough to undo it: a lost record costs nothing.
-                self.journal.applied(number).map_err(ChangeError::Journal)?;
+                // The intent would be enough to undo it, but a journal that cannot be written would not take the next.
+                self.journal.applied(number)?;
                 Ok(Some(number))
             }
             // It is somebody else's: there is nothing of ours to undo, and undoing would hit theirs.
@@ -249,10 +249,17 @@ impl<H: Host> Engine<H> {
         }
     }
 
+    /// Records that a change was undone. A failure is not forgotten: see [`Self::journal_failure`], and the end of the
+    /// journal, which tells what of it is left.
     fn settle(&mut self, number: u64, undo: &Undo) {
-        if let Err(e) = self.journal.reverted(number, undo) {
-            self.left_over.push(format!("the journal could not be written ({e}); `firedrill recover` will look again"));
+        if let Err(error) = self.journal.reverted(number, undo) {
+            tracing::warn!(%error, "it will be looked at again");
         }
+    }
+
+    /// Why nothing may stay in force: the journal cannot be written any more.
+    pub fn journal_failure(&self) -> Option<&str> {
+        self.journal.failure()
     }
 
     /// What a fault has measured so far, in the plan's order.
@@ -365,7 +372,7 @@ impl<H: Host> Engine<H> {
     ///
     /// # Errors
     /// A file could not be removed.
-    pub fn end_journal(&self) -> io::Result<()> {
+    pub fn end_journal(&self) -> Result<(), JournalError> {
         self.journal.end()
     }
 }

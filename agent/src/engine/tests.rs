@@ -53,7 +53,7 @@ impl Host for FakeHost {
             // What the guardian would find, were the agent to die at this very line.
             let open = journal::outstanding(&fs::read(directories.journal()).expect("a journal"));
             assert!(
-                open.iter().any(|o| o.what == *change && key(&o.undo) == name),
+                open.iter().any(|o| o.what == change.to_string() && key(&o.undo) == name),
                 "{name} is made before it is recorded"
             );
         }
@@ -436,7 +436,7 @@ fn when_the_journal_cannot_be_written_nothing_is_done() {
     let journal = Journal::begin(&directories, "this boot").expect("opens");
     let mut engine = Engine::new(FakeHost::default(), journal, TTL);
     let (error, _) = engine.apply(&plan(&five()), LONG).expect_err("no journal");
-    assert!(error.to_string().contains("nothing was done"), "{error}");
+    assert!(error.to_string().contains("without a record nothing is changed"), "{error}");
     assert!(engine.host().log.is_empty() && engine.is_idle());
     let _ = fs::remove_dir_all(directories.run.parent().expect("a base"));
 }
