@@ -64,12 +64,9 @@ pub fn recover(directories: &Directories, boot: &str) -> Recovery {
     }
     recovery.left.extend(failed);
     recovery.left.extend(unsettled.into_iter().map(|(_, text)| text));
-    recovery.left.extend(
-        found
-            .unreadable()
-            .into_iter()
-            .map(|text| format!("{text}; look at the host yourself, then `firedrill recover` puts the journal aside")),
-    );
+    recovery.left.extend(found.unreadable().into_iter().map(|text| {
+        format!("{text}; see whether it is in force, and then `firedrill recover` puts the journal aside")
+    }));
     crash_point::pass("recover.sweep.before");
     guardian::sweep(&directories.run);
     if recovery.left.is_empty() {
