@@ -283,7 +283,8 @@ mod tests {
         let recovery = recover(&dead.directories, "boot");
         assert_eq!(dead.undone(), "b\n", "the sound record is undone, the damaged one is not followed");
         let [left] = recovery.left.as_slice() else { panic!("{recovery:?}") };
-        assert!(left.contains("line 1") && left.contains("dcho $0") && left.contains("firedrill recover"), "{left}");
+        assert!(left.contains("line 1") && left.contains("run `a`") && left.contains("firedrill recover"), "{left}");
+        assert!(!left.contains("dcho"), "a user's own command may be secret: {left}");
         assert_eq!(outstanding(&dead.directories).len(), 1);
         assert_eq!(recover(&dead.directories, "boot").left.len(), 1, "it is told again");
 
