@@ -1,28 +1,39 @@
-//! The maps, all written by the agent but for the counters and the sockets' tags.
+//! The maps, all written by the agent but for the counters, the chains and the scopes of sockets.
 
 use aya_ebpf::{
     Global,
-    bindings::{BPF_F_MMAPABLE, bpf_map_type::BPF_MAP_TYPE_SK_STORAGE},
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, bpf_map_type::BPF_MAP_TYPE_SK_STORAGE},
     macros::{btf_map, map},
-    maps::{Array, HashMap, PerCpuArray},
+    maps::{Array, HashMap, PerCpuArray, PerCpuHashMap},
 };
-use firedrill_abi::{Counters, Interface, Line, MAX_INTERFACES, MAX_LINES, MAX_RULES, MAX_SPARED, MAX_TAGGED, Rule};
+use firedrill_abi::{
+    Counters, Interface, Line, MAX_INTERFACES, MAX_LINES, MAX_RULES, MAX_SCOPES, MAX_SPARED, MAX_TAGGED, Rule, Scope,
+    SocketScopes,
+};
 
 use crate::{packet::Packet, rules::Walk};
 
-/// The rules.
+/// The rules, by number. As this and the next three are not allocated before they are used, room for many costs nothing.
 #[map]
-pub static RULES: Array<Rule> = Array::with_max_entries(MAX_RULES, 0);
+pub static RULES: HashMap<u32, Rule> = HashMap::with_max_entries(MAX_RULES, BPF_F_NO_PREALLOC);
 
 /// What each rule did.
 #[map]
-pub static COUNTERS: PerCpuArray<Counters> = PerCpuArray::with_max_entries(MAX_RULES, 0);
+pub static COUNTERS: PerCpuHashMap<u32, Counters> = PerCpuHashMap::with_max_entries(MAX_RULES, BPF_F_NO_PREALLOC);
 
-/// Interface index to the rules of its hooks.
+/// Where the chain of a rule is, or how far it has counted; for rules that need it.
+#[map]
+pub static STATES: HashMap<u32, u32> = HashMap::with_max_entries(MAX_RULES, BPF_F_NO_PREALLOC);
+
+/// The rules of each scope.
+#[map]
+pub static SCOPES: HashMap<u32, Scope> = HashMap::with_max_entries(MAX_SCOPES, BPF_F_NO_PREALLOC);
+
+/// Interface index to its hooks.
 #[map]
 pub static INTERFACES: HashMap<u32, Interface> = HashMap::with_max_entries(MAX_INTERFACES, 0);
 
-/// Port to the rules that spare it, as bits.
+/// Port to the sets of spared ports that it is in, as bits.
 #[map]
 pub static SPARED: HashMap<u32, u64> = HashMap::with_max_entries(MAX_SPARED, 0);
 
@@ -46,15 +57,15 @@ pub static REFUSED: PerCpuArray<u64> = PerCpuArray::with_max_entries(MAX_LINES, 
 #[map]
 pub static TAPS: HashMap<u32, u32> = HashMap::with_max_entries(MAX_LINES, 0);
 
-/// Cgroup id to the tags of sockets that are made in it.
+/// Cgroup id to the scopes of sockets that are made in it.
 #[map]
-pub static CGROUP_TAGS: HashMap<u64, u64> = HashMap::with_max_entries(MAX_TAGGED, 0);
+pub static CGROUP_TAGS: HashMap<u64, SocketScopes> = HashMap::with_max_entries(MAX_TAGGED, 0);
 
-/// Process (thread group, as the initial PID namespace numbers it) to the tags of the sockets that it makes.
+/// Process (thread group, as the initial PID namespace numbers it) to the scopes of the sockets that it makes.
 #[map]
-pub static PROCESS_TAGS: HashMap<u32, u64> = HashMap::with_max_entries(MAX_TAGGED, 0);
+pub static PROCESS_TAGS: HashMap<u32, SocketScopes> = HashMap::with_max_entries(MAX_TAGGED, 0);
 
-/// `BPF_F_NO_PREALLOC | BPF_F_CLONE`: a socket that is accepted inherits the tags of the listener.
+/// `BPF_F_NO_PREALLOC | BPF_F_CLONE`: a socket that is accepted inherits the scopes of the listener.
 const SOCKET_TAGS_FLAGS: usize = 0x201;
 
 /// A socket storage map as BTF describes it. aya's own type lacks `BPF_F_CLONE`.
@@ -62,7 +73,7 @@ const SOCKET_TAGS_FLAGS: usize = 0x201;
 pub struct SocketTags {
     r#type: *const [i32; BPF_MAP_TYPE_SK_STORAGE as usize],
     key: *const i32,
-    value: *const u64,
+    value: *const SocketScopes,
     max_entries: *const [i32; 0],
     map_flags: *const [i32; SOCKET_TAGS_FLAGS],
 }
@@ -78,7 +89,7 @@ impl SocketTags {
     }
 }
 
-/// The tags of a socket.
+/// The scopes of a socket.
 #[btf_map]
 pub static SOCKET_TAGS: SocketTags = SocketTags {
     r#type: core::ptr::null(),

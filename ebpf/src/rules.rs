@@ -1,4 +1,7 @@
-//! Asks the rules of an interface about a packet, and does what they say.
+//! Asks the rules that concern a packet, and does what they say.
+//!
+//! Which rules those are is said by scopes: that of the namespace, that of the interface, and those of the packet's socket.
+//! A packet never meets the rules of any other, however many there are.
 
 use core::{ffi::c_void, ptr};
 
@@ -10,12 +13,13 @@ use aya_ebpf::{
     },
 };
 use firedrill_abi::{
-    ACTION_DROP, ALWAYS, HEARTBEAT_TIMEOUT_NS, Hook, Line, MAX_PEERS, MAX_PORTS, META_LEN, Meta, Peer, PortRange, Rule,
-    STAGE_EGRESS,
+    ACTION_DROP, ALWAYS, HEARTBEAT_TIMEOUT_NS, Hook, Line, MAX_HOLDERS, MAX_PEERS, MAX_PORTS, META_LEN,
+    MODEL_EVERY_NTH, MODEL_GILBERT_ELLIOTT, MODEL_INDEPENDENT, Meta, Peer, PortRange, Rule, SCOPES_PER_SOCKET,
+    STAGE_EGRESS, rule_number,
 };
 
 use crate::{
-    maps::{COUNTERS, INTERFACES, LINES, NONCE_0, NONCE_1, REFUSED, RULES, TAPS, WALK},
+    maps::{COUNTERS, INTERFACES, LINES, NONCE_0, NONCE_1, REFUSED, RULES, SCOPES, STATES, TAPS, WALK},
     packet::Packet,
     skb::{self, Skb, field, set_field},
     sockets, spare,
@@ -28,25 +32,32 @@ const NEXT: i32 = -1;
 /// `TC_ACT_SHOT` at egress shows as ENOBUFS, and to TCP as local congestion.
 const NOWHERE: u32 = i32::MAX as u32;
 
+/// The scopes of a packet: the namespace's, the interface's, its socket's.
+const SCOPES_PER_PACKET: usize = 2 + SCOPES_PER_SOCKET;
+/// The lists that are walked: those that drop of every scope, then those that hold of every scope.
+const LISTS: usize = 2 * SCOPES_PER_PACKET;
+
 /// The walk over the rules of one packet. In a map, as [`Packet`] is and for the same reason.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Walk {
-    drops: u64,
-    delays: u64,
+    lists: [u64; LISTS],
+    scopes: [u32; SCOPES_PER_PACKET],
     now_ns: u64,
-    tags: u64,
+    spared: u64,
     peer: [u64; 2],
-    delay_ns: u64,
-    delayed_by: u64,
+    at: u32,
     bytes: u32,
     protocol: u32,
     local_port: u32,
     peer_port: u32,
     has_ports: u32,
+    ifindex: u32,
+    flow: u32,
     line_ready: u32,
     dropped: u32,
-    reserved: u32,
+    held: u32,
+    holders: [u32; MAX_HOLDERS],
 }
 
 /// The programs at the interfaces.
@@ -63,48 +74,68 @@ pub fn run(skb: Skb, stage: u32) -> i32 {
     if take_stamp(skb) == stage {
         return NEXT;
     }
-    let mut hook = if egress { interface.egress } else { interface.ingress };
-    if hook.drops | hook.delays == 0 {
+    let hook = if egress { interface.egress } else { interface.ingress };
+    if hook.namespace | hook.own | hook.sockets == 0 {
+        return NEXT;
+    }
+    // Most packets of a shared interface are of strangers: those are let go before anything else is looked at.
+    if egress && hook.namespace | hook.own == 0 && sockets::is_stranger(skb) {
         return NEXT;
     }
     let Some(packet) = Packet::parse(skb, egress) else {
         return NEXT;
     };
-    spare::leave_out(&mut hook, packet);
     judge(skb, packet, &hook, egress)
 }
 
 #[inline(always)]
 fn judge(skb: Skb, packet: &Packet, hook: &Hook, egress: bool) -> i32 {
-    // SAFETY: takes nothing.
-    let now_ns = unsafe { bpf_ktime_get_ns() };
-    let tags = if hook.tagged == 0 { 0 } else { sockets::tags(skb, packet, egress) };
-    let line = if hook.line == 0 { ptr::null_mut() } else { ready_line(hook.line - 1, now_ns) };
     let Some(walk) = WALK.get_ptr_mut(0) else {
         return NEXT;
     };
     // SAFETY: this CPU's entry; see `Packet::parse`.
     let walk = unsafe { &mut *walk };
-    *walk = Walk {
-        drops: hook.drops,
-        delays: hook.delays,
-        now_ns,
-        tags,
-        peer: packet.peer,
-        delay_ns: 0,
-        delayed_by: 0,
-        bytes: field!(skb, len),
-        protocol: packet.protocol,
-        local_port: packet.local_port,
-        peer_port: packet.peer_port,
-        has_ports: packet.has_ports,
-        line_ready: u32::from(!line.is_null()),
-        dropped: 0,
-        reserved: 0,
-    };
+    walk.scopes = [hook.namespace, hook.own, 0, 0, 0, 0];
+    if hook.sockets != 0 {
+        sockets::scopes(skb, packet, egress, &mut walk.scopes[2..]);
+    }
+    let mut rules = 0;
+    for i in 0..SCOPES_PER_PACKET {
+        walk.lists[i] = 0;
+        walk.lists[SCOPES_PER_PACKET + i] = 0;
+        // SAFETY: the agent replaces entries as a whole.
+        if walk.scopes[i] != 0
+            && let Some(scope) = unsafe { SCOPES.get(walk.scopes[i]) }
+        {
+            let lists = if egress { scope.egress } else { scope.ingress };
+            walk.lists[i] = lists.drops;
+            walk.lists[SCOPES_PER_PACKET + i] = lists.holds;
+            rules += lists.drops.count_ones() + lists.holds.count_ones();
+        }
+    }
+    if rules == 0 {
+        return NEXT;
+    }
+    // SAFETY: takes nothing.
+    let now_ns = unsafe { bpf_ktime_get_ns() };
+    let line = if hook.line == 0 { ptr::null_mut() } else { ready_line(hook.line - 1, now_ns) };
+    walk.now_ns = now_ns;
+    walk.spared = if hook.sparing == 0 { 0 } else { spare::sets(packet) };
+    walk.peer = packet.peer;
+    walk.at = 0;
+    walk.bytes = field!(skb, len);
+    walk.protocol = packet.protocol;
+    walk.local_port = packet.local_port;
+    walk.peer_port = packet.peer_port;
+    walk.has_ports = packet.has_ports;
+    walk.ifindex = field!(skb, ifindex);
+    walk.flow = packet.flow();
+    walk.line_ready = u32::from(!line.is_null());
+    walk.dropped = 0;
+    walk.held = 0;
     // SAFETY: the callback has the signature that the helper wants, and does not use the context.
     unsafe {
-        bpf_loop(walk.drops.count_ones() + walk.delays.count_ones(), ask as *mut _, ptr::null_mut(), 0);
+        bpf_loop(rules + LISTS as u32, ask as *mut _, ptr::null_mut(), 0);
     }
     if walk.dropped != 0 {
         if egress {
@@ -113,31 +144,33 @@ fn judge(skb: Skb, packet: &Packet, hook: &Hook, egress: bool) -> i32 {
         }
         return TC_ACT_SHOT as i32;
     }
-    if line.is_null() || walk.delayed_by == 0 {
+    if line.is_null() || walk.held == 0 {
         return NEXT;
     }
-    divert(skb, packet, hook.line - 1, line, walk)
+    divert(skb, hook.line - 1, line, walk)
 }
 
-/// Asks one rule: the lowest of those that drop, then the lowest of those that delay. 1 ends the walk.
+/// Asks the next rule, or goes on to the next list. 1 ends the walk.
 unsafe extern "C" fn ask(_index: u32, _context: *mut c_void) -> i64 {
     let Some(walk) = WALK.get_ptr_mut(0) else {
         return 1;
     };
     // SAFETY: this CPU's entry, which the caller of the loop does not touch meanwhile.
     let walk = unsafe { &mut *walk };
-    let number = if walk.drops != 0 {
-        let number = walk.drops.trailing_zeros();
-        walk.drops &= walk.drops - 1;
-        number
-    } else if walk.delays != 0 {
-        let number = walk.delays.trailing_zeros();
-        walk.delays &= walk.delays - 1;
-        number
-    } else {
+    let at = walk.at as usize;
+    if at >= LISTS {
         return 1;
-    };
-    let Some(rule) = RULES.get(number) else {
+    }
+    let list = walk.lists[at];
+    if list == 0 {
+        walk.at += 1;
+        return 0;
+    }
+    walk.lists[at] = list & (list - 1);
+    let scope = walk.scopes[if at < SCOPES_PER_PACKET { at } else { at - SCOPES_PER_PACKET }];
+    let number = rule_number(scope, list.trailing_zeros());
+    // SAFETY: the agent replaces entries as a whole.
+    let Some(rule) = (unsafe { RULES.get(number) }) else {
         return 0;
     };
     if !matches(rule, walk) {
@@ -150,8 +183,7 @@ unsafe extern "C" fn ask(_index: u32, _context: *mut c_void) -> i64 {
     let counters = unsafe { &mut *counters };
     counters.matched += 1;
     counters.bytes += u64::from(walk.bytes);
-    // SAFETY: takes nothing.
-    if rule.threshold != ALWAYS && unsafe { bpf_get_prandom_u32() } >= rule.threshold {
+    if !chooses(rule, number) {
         return 0;
     }
     if rule.action == ACTION_DROP {
@@ -159,20 +191,61 @@ unsafe extern "C" fn ask(_index: u32, _context: *mut c_void) -> i64 {
         walk.dropped = 1;
         return 1;
     }
-    if walk.line_ready == 0 {
+    let held = walk.held as usize;
+    if walk.line_ready == 0 || held >= MAX_HOLDERS {
         counters.passed += 1;
         return 0;
     }
     counters.diverted += 1;
-    walk.delay_ns += delay(rule);
-    walk.delayed_by |= 1 << (number & 63);
+    walk.holders[held] = number;
+    walk.held += 1;
     0
+}
+
+/// Whether the rule acts upon this packet, of all that it matches.
+#[inline(always)]
+fn chooses(rule: &Rule, number: u32) -> bool {
+    if rule.model == MODEL_INDEPENDENT && rule.threshold == ALWAYS {
+        return true;
+    }
+    // SAFETY: takes nothing.
+    let drawn = unsafe { bpf_get_prandom_u32() };
+    if rule.model != MODEL_GILBERT_ELLIOTT && rule.model != MODEL_EVERY_NTH {
+        return drawn < rule.threshold;
+    }
+    let Some(state) = STATES.get_ptr_mut(number) else {
+        return false;
+    };
+    // SAFETY: an entry of the map. Two CPUs that are here at once may lose a step, as two packets at once have no order.
+    let before = unsafe { ptr::read_volatile(state) };
+    let (after, chosen) = if rule.model == MODEL_EVERY_NTH {
+        let count = before + 1;
+        if count >= rule.chain[0] { (0, true) } else { (count, false) }
+    } else {
+        // The state decides about this packet, then the chain moves on.
+        let (threshold, leave) =
+            if before == 0 { (rule.threshold, rule.chain[0]) } else { (rule.chain[2], rule.chain[1]) };
+        // SAFETY: takes nothing.
+        let moves = below(unsafe { bpf_get_prandom_u32() }, leave);
+        (if moves { before ^ 1 } else { before }, below(drawn, threshold))
+    };
+    // SAFETY: as above.
+    unsafe { ptr::write_volatile(state, after) };
+    chosen
+}
+
+/// Whether a draw falls below a threshold, of which the greatest stands for certainty.
+#[inline(always)]
+fn below(drawn: u32, threshold: u32) -> bool {
+    threshold == ALWAYS || drawn < threshold
 }
 
 #[inline(always)]
 fn matches(rule: &Rule, walk: &Walk) -> bool {
     if walk.now_ns >= rule.expires_ns
-        || (rule.tag_mask != 0 && rule.tag_mask & walk.tags == 0)
+        || rule.spare & walk.spared != 0
+        || (rule.ifindex != 0 && rule.ifindex != walk.ifindex)
+        || (rule.flows != ALWAYS && mix(walk.flow ^ rule.flow_seed) >= rule.flows)
         || (rule.protocol != 0 && rule.protocol != walk.protocol)
     {
         return false;
@@ -217,17 +290,12 @@ fn in_ports(ports: &[PortRange; MAX_PORTS], port: u32) -> bool {
     false
 }
 
-/// The delay of this packet, jitter included.
+/// Spreads the number of a flow (the finaliser of MurmurHash3).
 #[inline(always)]
-fn delay(rule: &Rule) -> u64 {
-    if rule.jitter_ns == 0 {
-        return rule.delay_ns;
-    }
-    // SAFETY: takes nothing.
-    let random = u64::from(unsafe { bpf_get_prandom_u32() });
-    // Steps of 1024 ns keep the product below 2^64 for any jitter up to an hour.
-    let offset = ((((2 * rule.jitter_ns) >> 10) * random) >> 32) << 10;
-    (rule.delay_ns + offset).saturating_sub(rule.jitter_ns)
+fn mix(flow: u32) -> u32 {
+    let flow = (flow ^ (flow >> 16)).wrapping_mul(0x85eb_ca6b);
+    let flow = (flow ^ (flow >> 13)).wrapping_mul(0xc2b2_ae35);
+    flow ^ (flow >> 16)
 }
 
 /// The line in a slot, or null when it is off or its thread hangs. (Not an `Option`: the optimiser would leave the pointer
@@ -251,16 +319,15 @@ fn ready_line(slot: u32, now_ns: u64) -> *mut Line {
 
 /// Sends the packet to the TAP of the line.
 #[inline(always)]
-fn divert(skb: Skb, packet: &Packet, slot: u32, line: *mut Line, walk: &Walk) -> i32 {
+fn divert(skb: Skb, slot: u32, line: *mut Line, walk: &Walk) -> i32 {
     let meta = Meta {
         nonce: NONCE_0.load(),
         taken_ns: walk.now_ns,
-        delay_ns: walk.delay_ns,
-        rules: walk.delayed_by,
-        flow: packet.flow(),
+        flow: walk.flow,
         mark: field!(skb, mark),
         priority: field!(skb, priority),
-        reserved: 0,
+        held: walk.held,
+        holders: walk.holders,
     };
     // SAFETY: takes the context and numbers.
     if unsafe { bpf_skb_change_head(skb, META_LEN, 0) } != 0 {

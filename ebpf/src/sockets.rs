@@ -1,6 +1,6 @@
 //! Which sockets belong to a target that shares its network namespace with others.
 //!
-//! Tags live in the sockets themselves: they follow a socket through `fork`, descriptor passing and a change of cgroup,
+//! Scopes are stored in the sockets themselves: they follow a socket through `fork`, descriptor passing and a change of cgroup,
 //! accepted sockets inherit them, and they end with the socket.
 
 use core::{mem::size_of, ptr};
@@ -19,6 +19,8 @@ use aya_ebpf::{
     },
 };
 
+use firedrill_abi::{SCOPES_PER_SOCKET, SocketScopes};
+
 use crate::{
     maps::{CGROUP_TAGS, PROCESS_TAGS, SOCKET_TAGS},
     packet::Packet,
@@ -28,39 +30,60 @@ use crate::{
 /// Levels of the cgroup tree that are looked at, the root excluded.
 const MAX_CGROUP_DEPTH: i32 = 24;
 
-/// The tags of the socket that sends or will receive the packet; 0 when it has none or is not on this host.
+/// Whether a packet that leaves has a socket of its own that is in no scope: then no rule for sockets is about it.
 #[inline(always)]
-pub fn tags(skb: Skb, packet: &Packet, egress: bool) -> u64 {
+pub fn is_stranger(skb: Skb) -> bool {
+    let sender = skb::socket(skb);
+    if sender.is_null() {
+        return true;
+    }
+    // SAFETY: not null, as the verifier sees too.
+    let full = unsafe { bpf_sk_fullsock(sender) };
+    // A half-open connection has no full socket; its listener is looked for later.
+    !full.is_null() && stored(full).is_null()
+}
+
+/// The scopes of the socket that sends or will receive the packet, into `scopes`, which is all 0 before.
+#[inline(always)]
+pub fn scopes(skb: Skb, packet: &Packet, egress: bool, scopes: &mut [u32]) {
     if egress {
         let sender = skb::socket(skb);
         if sender.is_null() {
-            return 0;
+            return;
         }
         // SAFETY: not null, as the verifier sees too.
         let full = unsafe { bpf_sk_fullsock(sender) };
         if !full.is_null() {
-            return of_socket(full);
+            return of_socket(full, scopes);
         }
-        // A half-open connection has no full socket to send its SYN-ACK; its listener has the tags.
+        // A half-open connection has no full socket to send its SYN-ACK; its listener has the scopes.
     }
-    of_receiver(skb, packet)
+    of_receiver(skb, packet, scopes)
 }
 
+/// What is stored in a socket, or null.
 #[inline(always)]
-fn of_socket(socket: *mut bpf_sock) -> u64 {
+fn stored(socket: *mut bpf_sock) -> *mut SocketScopes {
     // SAFETY: a valid socket; without the create flag the value may be null.
-    let tags = unsafe { bpf_sk_storage_get(SOCKET_TAGS.as_ptr(), socket.cast(), ptr::null_mut(), 0) }.cast::<u64>();
-    if tags.is_null() {
-        return 0;
-    }
-    // SAFETY: not null, so it points to the value of the map.
-    unsafe { *tags }
+    unsafe { bpf_sk_storage_get(SOCKET_TAGS.as_ptr(), socket.cast(), ptr::null_mut(), 0) }.cast()
 }
 
 #[inline(always)]
-fn of_receiver(skb: Skb, packet: &Packet) -> u64 {
+fn of_socket(socket: *mut bpf_sock, scopes: &mut [u32]) {
+    let stored = stored(socket);
+    if stored.is_null() {
+        return;
+    }
+    for i in 0..SCOPES_PER_SOCKET {
+        // SAFETY: not null, so it points to the value of the map.
+        scopes[i] = unsafe { (*stored)[i] };
+    }
+}
+
+#[inline(always)]
+fn of_receiver(skb: Skb, packet: &Packet, scopes: &mut [u32]) {
     if packet.has_ports == 0 || !(packet.is_tcp() || packet.is_udp()) {
-        return 0;
+        return;
     }
     // SAFETY: plain numbers, for which zero is a value.
     let mut tuple: bpf_sock_tuple = unsafe { core::mem::zeroed() };
@@ -90,12 +113,11 @@ fn of_receiver(skb: Skb, packet: &Packet) -> u64 {
         unsafe { bpf_sk_lookup_udp(skb.cast(), &raw mut tuple, len as u32, netns, 0) }
     };
     if socket.is_null() {
-        return 0;
+        return;
     }
-    let tags = of_socket(socket);
+    of_socket(socket, scopes);
     // SAFETY: the reference that the lookup took, released once.
     unsafe { bpf_sk_release(socket.cast()) };
-    tags
 }
 
 #[inline(always)]
@@ -107,12 +129,13 @@ fn words(address: [u64; 2]) -> [u32; 4] {
 #[inline(always)]
 pub fn tag_new(socket: *mut bpf_sock, with_process: bool) -> i32 {
     const ALLOW: i32 = 1;
-    let mut tags = 0u64;
+    // On the stack: at this hook programs of one CPU may interrupt each other.
+    let mut scopes: SocketScopes = [0; SCOPES_PER_SOCKET];
     if with_process {
         let process = (bpf_get_current_pid_tgid() >> 32) as u32;
-        // SAFETY: read once; a tag that is being removed may still be seen.
+        // SAFETY: read once; a scope that is being removed may still be seen.
         if let Some(own) = unsafe { PROCESS_TAGS.get(process) } {
-            tags |= *own;
+            add(&mut scopes, own);
         }
     }
     for level in 1..=MAX_CGROUP_DEPTH {
@@ -123,25 +146,36 @@ pub fn tag_new(socket: *mut bpf_sock, with_process: bool) -> i32 {
         }
         // SAFETY: as above.
         if let Some(own) = unsafe { CGROUP_TAGS.get(cgroup) } {
-            tags |= *own;
+            add(&mut scopes, own);
         }
     }
-    if tags == 0 {
+    if scopes[0] == 0 {
         return ALLOW;
     }
     // SAFETY: the context is the socket; the value is copied in when the storage is new.
-    let stored = unsafe {
+    unsafe {
         bpf_sk_storage_get(
             SOCKET_TAGS.as_ptr(),
             socket.cast(),
-            (&raw mut tags).cast(),
+            (&raw mut scopes).cast(),
             BPF_SK_STORAGE_GET_F_CREATE.into(),
         )
-    }
-    .cast::<u64>();
-    if !stored.is_null() {
-        // SAFETY: not null, so it points to the value of the map.
-        unsafe { *stored |= tags };
-    }
+    };
     ALLOW
+}
+
+/// Adds scopes to a set that fills from the front; what finds no place is left out, and the agent's scan tells.
+#[inline(never)]
+fn add(scopes: &mut SocketScopes, more: &SocketScopes) {
+    for new in more {
+        if *new == 0 {
+            return;
+        }
+        for place in scopes.iter_mut() {
+            if *place == 0 || *place == *new {
+                *place = *new;
+                break;
+            }
+        }
+    }
 }

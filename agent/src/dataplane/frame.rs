@@ -1,14 +1,12 @@
 //! A frame as it comes out of the TAP and as it goes back. Pure.
 //!
 //! ```text
-//! read:   virtio_net_hdr (10) | Meta (48) | Ethernet frame
+//! read:   virtio_net_hdr (10) | Meta (64) | Ethernet frame
 //! write:                        virtio_net_hdr (10) | Ethernet frame
 //! ```
 //! The offsets in the header count from the start of the data, and must forget the `Meta`.
 
-use firedrill_abi::{META_LEN, Meta};
-
-use super::queue::Held;
+use firedrill_abi::{MAX_HOLDERS, META_LEN, Meta};
 
 /// Bytes of `struct virtio_net_hdr`, without the number of merged buffers.
 const VNET_LEN: usize = 10;
@@ -21,8 +19,9 @@ const NEEDS_CSUM: u8 = 1;
 /// The largest read: a frame of 64 KiB, a GSO burst included, and the headers.
 pub(super) const READ_LEN: usize = VNET_LEN + META + (1 << 16) + 256;
 
-/// Makes a packet of what was read; `None` when it is not one that our program sent. The bytes are overwritten.
-pub(super) fn decode(read: &mut [u8], nonce: u64) -> Option<Held> {
+/// What the kernel says about a packet that was read, and the frame to write back; `None` when it is not one that our
+/// program sent. The bytes are overwritten.
+pub(super) fn decode(read: &mut [u8], nonce: u64) -> Option<(Meta, &mut [u8])> {
     if read.len() < VNET_LEN + META + ETHERNET_LEN {
         return None;
     }
@@ -37,7 +36,7 @@ pub(super) fn decode(read: &mut [u8], nonce: u64) -> Option<Held> {
     if frame[0] & NEEDS_CSUM != 0 {
         shorten(frame, 6);
     }
-    Some(Held::new(&meta, frame))
+    Some((meta, frame))
 }
 
 /// Takes the length of the `Meta` off a number of the header.
@@ -61,12 +60,11 @@ fn meta(bytes: &[u8]) -> Meta {
     Meta {
         nonce: long(0),
         taken_ns: long(8),
-        delay_ns: long(16),
-        rules: long(24),
-        flow: short(32),
-        mark: short(36),
-        priority: short(40),
-        reserved: 0,
+        flow: short(16),
+        mark: short(20),
+        priority: short(24),
+        held: short(28),
+        holders: std::array::from_fn::<_, MAX_HOLDERS, _>(|i| short(32 + 4 * i)),
     }
 }
 
@@ -76,10 +74,10 @@ mod tests {
 
     fn read(nonce: u64, vnet: [u8; VNET_LEN], frame: &[u8]) -> Vec<u8> {
         let mut bytes = vnet.to_vec();
-        for word in [nonce, 1000, 50, 0b101] {
+        for word in [nonce, 1000] {
             bytes.extend(word.to_ne_bytes());
         }
-        for word in [7u32, 0xdead_beef, 6, 0] {
+        for word in [7u32, 0xdead_beef, 6, 2, 65, 66, 0, 0, 0, 0, 0, 0] {
             bytes.extend(word.to_ne_bytes());
         }
         bytes.extend(frame);
@@ -102,18 +100,18 @@ mod tests {
         let frame: Vec<u8> = (0..60).collect();
         let before = vnet(NEEDS_CSUM, 66, 34);
         let mut bytes = read(42, vnet(NEEDS_CSUM, 66 + META_LEN as u16, 34 + META_LEN as u16), &frame);
-        let held = decode(&mut bytes, 42).unwrap();
-        assert_eq!(&held.frame[..VNET_LEN], before);
-        assert_eq!(&held.frame[VNET_LEN..], frame);
-        assert_eq!((held.taken_ns, held.due_ns, held.rules), (1000, 1050, 0b101));
-        assert_eq!((held.flow, held.mark, held.priority), (7, 0xdead_beef, 6));
+        let (meta, back) = decode(&mut bytes, 42).unwrap();
+        assert_eq!(&back[..VNET_LEN], before);
+        assert_eq!(&back[VNET_LEN..], frame);
+        assert_eq!((meta.taken_ns, meta.held, &meta.holders[..3]), (1000, 2, &[65, 66, 0][..]));
+        assert_eq!((meta.flow, meta.mark, meta.priority), (7, 0xdead_beef, 6));
     }
 
     #[test]
     fn a_complete_checksum_has_no_offset_to_move() {
         let mut bytes = read(42, vnet(0, 0, 3), &[0; 60]);
-        let held = decode(&mut bytes, 42).unwrap();
-        assert_eq!(&held.frame[..VNET_LEN], vnet(0, 0, 3));
+        let (_, back) = decode(&mut bytes, 42).unwrap();
+        assert_eq!(&back[..VNET_LEN], vnet(0, 0, 3));
     }
 
     #[test]

@@ -1,7 +1,10 @@
 //! How long packets were really held: the receipt of a delay.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -14,7 +17,8 @@ const BUCKETS: usize = (40 * PARTS) as usize;
 /// A histogram that one thread fills and others read.
 #[derive(Debug)]
 pub(super) struct Recorder {
-    buckets: Box<[AtomicU64]>,
+    /// Made with the first delay: most rules of most hosts hold nothing.
+    buckets: OnceLock<Box<[AtomicU64]>>,
     sum_ns: AtomicU64,
     min_ns: AtomicU64,
     max_ns: AtomicU64,
@@ -52,7 +56,7 @@ fn floor_ns(bucket: usize) -> u64 {
 impl Recorder {
     pub(super) fn new() -> Self {
         Self {
-            buckets: (0..BUCKETS).map(|_| AtomicU64::new(0)).collect(),
+            buckets: OnceLock::new(),
             sum_ns: AtomicU64::new(0),
             min_ns: AtomicU64::new(u64::MAX),
             max_ns: AtomicU64::new(0),
@@ -60,23 +64,15 @@ impl Recorder {
     }
 
     pub(super) fn record(&self, ns: u64) {
-        self.buckets[bucket(ns)].fetch_add(1, Relaxed);
+        let buckets = self.buckets.get_or_init(|| (0..BUCKETS).map(|_| AtomicU64::new(0)).collect());
+        buckets[bucket(ns)].fetch_add(1, Relaxed);
         self.sum_ns.fetch_add(ns, Relaxed);
         self.min_ns.fetch_min(ns, Relaxed);
         self.max_ns.fetch_max(ns, Relaxed);
     }
 
-    pub(super) fn reset(&self) {
-        for bucket in &self.buckets {
-            bucket.store(0, Relaxed);
-        }
-        self.sum_ns.store(0, Relaxed);
-        self.min_ns.store(u64::MAX, Relaxed);
-        self.max_ns.store(0, Relaxed);
-    }
-
     pub(super) fn snapshot(&self) -> DelayHistogram {
-        let buckets: Vec<u64> = self.buckets.iter().map(|bucket| bucket.load(Relaxed)).collect();
+        let buckets: Vec<u64> = self.buckets.get().into_iter().flatten().map(|bucket| bucket.load(Relaxed)).collect();
         let count = buckets.iter().sum();
         if count == 0 {
             return DelayHistogram::default();
@@ -175,8 +171,6 @@ mod tests {
     #[test]
     fn nothing_measured_has_no_quantile() {
         let recorder = Recorder::new();
-        recorder.record(5);
-        recorder.reset();
         let delays = recorder.snapshot();
         assert_eq!(delays, DelayHistogram::default());
         assert_eq!(delays.quantile(0.5), None);

@@ -1,19 +1,20 @@
 //! The thread of a delay line: reads packets from the TAP, holds them, writes them back when they are due.
 
 use std::{
+    collections::HashMap,
     io,
     os::fd::AsFd,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::Ordering::Relaxed,
         mpsc::{self, Receiver, Sender, TryRecvError},
     },
     thread::{self, JoinHandle},
     time::Duration,
 };
 
-use firedrill_abi::MAX_RULES;
+use firedrill_abi::Meta;
 use nix::{
     poll::{PollFd, PollFlags},
     sys::{
@@ -22,11 +23,13 @@ use nix::{
     },
 };
 
+use rand::{SeedableRng as _, rngs::StdRng};
+
 use super::{
     error::DataPlaneError,
     frame,
-    histogram::Recorder,
     queue::{Held, Queue},
+    record::{Record, Records},
 };
 use crate::sys::{clock::monotonic_ns, mmap::LineTable, thread::set_nice, tun::Tap};
 
@@ -47,49 +50,9 @@ const GRACE: Duration = Duration::from_millis(2);
 /// How long a command may take: releasing a full queue takes some 300 ms.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What the lines know about one rule; shared by all lines of a data plane.
-#[derive(Debug)]
-pub(super) struct RuleRecord {
-    /// As in the kernel's rule: packets are held no longer.
-    pub expires_ns: AtomicU64,
-    /// Packets that did not fit and went on undelayed.
-    pub overflowed: AtomicU64,
-    /// Packets that could not be written back.
-    pub lost: AtomicU64,
-    /// The delays of those that were held.
-    pub delays: Recorder,
-}
-
-impl RuleRecord {
-    fn new() -> Self {
-        Self {
-            expires_ns: AtomicU64::new(0),
-            overflowed: AtomicU64::new(0),
-            lost: AtomicU64::new(0),
-            delays: Recorder::new(),
-        }
-    }
-
-    /// Makes it ready for a new rule.
-    pub(super) fn reset(&self, expires_ns: u64) {
-        self.overflowed.store(0, Relaxed);
-        self.lost.store(0, Relaxed);
-        self.delays.reset();
-        self.expires_ns.store(expires_ns, Relaxed);
-    }
-}
-
-/// The records of all rules, by slot.
-pub(super) type Records = Arc<[RuleRecord]>;
-
-/// Records for every slot.
-pub(super) fn records() -> Records {
-    (0..MAX_RULES).map(|_| RuleRecord::new()).collect()
-}
-
 enum Command {
-    /// Send on at once what these rules hold.
-    Release { rules: u64, done: Sender<()> },
+    /// Send on at once what a rule holds.
+    Release { rule: u32, done: Sender<()> },
     /// From now on hold nothing, and send on what is held.
     Drain { done: Sender<()> },
     /// The kernel sends no more: send on what is still in the TAP, and end.
@@ -144,10 +107,10 @@ impl Line {
         Ok(Self { tap_name, slot, table, commands, wake, thread: Some(thread) })
     }
 
-    /// Sends on what these rules hold, in order, and waits until it is done.
-    pub(super) fn release(&self, rules: u64) -> Result<(), DataPlaneError> {
+    /// Sends on what a rule holds, in order, and waits until it is done.
+    pub(super) fn release(&self, rule: u32) -> Result<(), DataPlaneError> {
         let (done, waiting) = mpsc::channel();
-        self.command(Command::Release { rules, done }, &waiting)
+        self.command(Command::Release { rule, done }, &waiting)
     }
 
     /// Sends on what is held, in order, ends the thread and with it the TAP. Idempotent.
@@ -210,6 +173,9 @@ struct Worker {
     slot: u32,
     nonce: u64,
     records: Records,
+    /// Those that were looked up before; the rest are behind a lock.
+    known: HashMap<u32, Arc<Record>>,
+    chance: StdRng,
     queue: Queue,
     commands: Receiver<Command>,
     wake: Arc<EventFd>,
@@ -225,6 +191,8 @@ impl Worker {
             slot: parts.slot,
             nonce: parts.nonce,
             records: parts.records,
+            known: HashMap::new(),
+            chance: StdRng::from_rng(&mut rand::rng()),
             queue: Queue::new(LIMIT_BYTES),
             commands,
             wake,
@@ -245,23 +213,24 @@ impl Worker {
             let wrote = self.write_due(now_ns);
             let read = self.read_batch()?;
             match self.commands.try_recv() {
-                Ok(Command::Release { rules, done }) => {
-                    // Packets of these rules that are still in the TAP are older than the command.
+                Ok(Command::Release { rule, done }) => {
+                    // Packets of the rule that are still in the TAP are older than the command.
                     self.read_backlog()?;
-                    self.release(rules);
+                    self.release(|record| record.number == rule);
+                    self.known.remove(&rule);
                     let _ = done.send(());
                     continue;
                 }
                 Ok(Command::Drain { done }) => {
                     // What is held is older than what is still in the TAP.
-                    self.release(u64::MAX);
+                    self.release(|_| true);
                     self.draining = true;
                     self.read_backlog()?;
                     let _ = done.send(());
                     continue;
                 }
                 Ok(Command::End) | Err(TryRecvError::Disconnected) => {
-                    self.release(u64::MAX);
+                    self.release(|_| true);
                     self.draining = true;
                     return self.read_backlog();
                 }
@@ -294,21 +263,18 @@ impl Worker {
     }
 
     fn next_expiry_ns(&self) -> u64 {
-        bits(self.queue.rules()).map(|slot| self.records[slot].expires_ns.load(Relaxed)).min().unwrap_or(u64::MAX)
+        self.queue.rules().map(|record| record.expires_ns.load(Relaxed)).min().unwrap_or(u64::MAX)
     }
 
     /// A rule that has expired holds nothing any more.
     fn release_expired(&mut self, now_ns: u64) {
-        let expired = bits(self.queue.rules())
-            .filter(|slot| self.records[*slot].expires_ns.load(Relaxed) <= now_ns)
-            .fold(0, |rules, slot| rules | 1 << slot);
-        if expired != 0 {
-            self.release(expired);
+        if self.queue.rules().any(|record| record.is_over(now_ns)) {
+            self.release(|record| record.is_over(now_ns));
         }
     }
 
-    fn release(&mut self, rules: u64) {
-        for packet in self.queue.release(rules) {
+    fn release(&mut self, wanted: impl Fn(&Record) -> bool) {
+        for packet in self.queue.release(wanted) {
             self.send(&packet);
             self.table.beat(self.slot, monotonic_ns());
         }
@@ -342,27 +308,54 @@ impl Worker {
                 Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EINTR) => return Ok(done),
                 Err(errno) => return Err(errno.into()),
             };
-            let Some(packet) = frame::decode(&mut self.buffer[..len], self.nonce) else {
-                continue;
-            };
-            if self.draining {
-                self.send(&packet);
-            } else if let Err(packet) = self.queue.push(packet) {
-                for slot in bits(packet.rules) {
-                    self.records[slot].overflowed.fetch_add(1, Relaxed);
-                }
-                self.write(&packet);
+            // Taken out for the time of the call: the frame lies in it.
+            let mut buffer = std::mem::take(&mut self.buffer);
+            if let Some((meta, frame)) = frame::decode(&mut buffer[..len], self.nonce) {
+                self.take(&meta, frame);
             }
+            self.buffer = buffer;
         }
         Ok(BATCH)
+    }
+
+    /// Holds a packet as its rules say, or sends it on.
+    fn take(&mut self, meta: &Meta, frame: &[u8]) {
+        let mut holders = Vec::with_capacity(meta.held as usize);
+        let mut delay_ns = 0u64;
+        for number in meta.holders.iter().take(meta.held as usize) {
+            // A rule that has ended meanwhile holds nothing.
+            if let Some(record) = self.find(*number) {
+                delay_ns = delay_ns.saturating_add(record.shape().draw(&mut self.chance));
+                holders.push(record);
+            }
+        }
+        let mut packet = Held::new(meta, holders, frame);
+        packet.due_ns = packet.due_ns.saturating_add(delay_ns);
+        if self.draining {
+            self.send(&packet);
+        } else if let Err(packet) = self.queue.push(packet) {
+            for holder in &packet.holders {
+                holder.overflowed.fetch_add(1, Relaxed);
+            }
+            self.write(&packet);
+        }
+    }
+
+    fn find(&mut self, number: u32) -> Option<Arc<Record>> {
+        if let Some(known) = self.known.get(&number) {
+            return Some(Arc::clone(known));
+        }
+        let record = self.records.get(number)?;
+        self.known.insert(number, Arc::clone(&record));
+        Some(record)
     }
 
     /// Writes a packet back, and records how long it was held.
     fn send(&self, packet: &Held) {
         if self.write(packet) {
             let held_ns = monotonic_ns().saturating_sub(packet.taken_ns);
-            for slot in bits(packet.rules) {
-                self.records[slot].delays.record(held_ns);
+            for holder in &packet.holders {
+                holder.delays.record(held_ns);
             }
         }
     }
@@ -372,21 +365,10 @@ impl Worker {
         self.table.next_packet(self.slot, packet.mark, packet.priority);
         let written = nix::unistd::write(&self.tap.file, &packet.frame).is_ok();
         if !written {
-            for slot in bits(packet.rules) {
-                self.records[slot].lost.fetch_add(1, Relaxed);
+            for holder in &packet.holders {
+                holder.lost.fetch_add(1, Relaxed);
             }
         }
         written
     }
-}
-
-/// The numbers of the bits that are set.
-fn bits(mut mask: u64) -> impl Iterator<Item = usize> {
-    std::iter::from_fn(move || {
-        (mask != 0).then(|| {
-            let bit = mask.trailing_zeros() as usize;
-            mask &= mask - 1;
-            bit
-        })
-    })
 }

@@ -60,7 +60,7 @@ impl DataPlane {
             table: Arc::clone(&self.table),
             slot,
             nonce: self.nonce,
-            records: Arc::clone(&self.records),
+            records: self.records.clone(),
         })?;
         crash_point::pass("line.started");
         self.table.switch_on(slot, &firedrill_abi::Line { tap_ifindex, heartbeat_ns: monotonic_ns(), ..target });
@@ -95,11 +95,11 @@ impl DataPlane {
         stopped.and(published).and(removed).map(|()| LineTotals { tap_full, refused })
     }
 
-    /// Sends on what these rules hold, in every line.
-    pub(super) fn release(&self, rules: u64) -> Result<(), DataPlaneError> {
+    /// Sends on what a rule holds, in every line.
+    pub(super) fn release(&self, rule: u32) -> Result<(), DataPlaneError> {
         let mut result = Ok(());
         for line in self.hooks.values().filter_map(|hook| hook.line.as_ref()) {
-            result = result.and(line.line.release(rules));
+            result = result.and(line.line.release(rule));
         }
         result
     }

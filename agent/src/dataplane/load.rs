@@ -7,12 +7,12 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader, include_bytes_aligned,
-    maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues},
+    maps::{HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues},
     programs::{CgroupSock, ProgramError, ProgramType, SchedClassifier, TcAttachType},
     sys::{BpfHelper, is_helper_supported},
     util::nr_cpus,
 };
-use firedrill_abi::{Counters, Interface, Rule};
+use firedrill_abi::{Counters, Interface, MODEL_INDEPENDENT, Rule, Scope};
 
 use super::{chain, error::DataPlaneError, map_error, tags::Tags};
 use crate::sys::{bpf::Shared, mmap::LineTable};
@@ -57,18 +57,20 @@ fn is_real_time() -> bool {
 
 /// The maps that the agent writes, and the counters.
 pub(super) struct Maps {
-    pub rules: Array<MapData, Shared<Rule>>,
+    pub rules: HashMap<MapData, u32, Shared<Rule>>,
+    pub scopes: HashMap<MapData, u32, Shared<Scope>>,
     pub interfaces: HashMap<MapData, u32, Shared<Interface>>,
     pub taps: HashMap<MapData, u32, u32>,
+    states: HashMap<MapData, u32, u32>,
+    counters: PerCpuHashMap<MapData, u32, Shared<Counters>>,
     pub spared: HashMap<MapData, u32, u64>,
-    counters: PerCpuArray<MapData, Shared<Counters>>,
     refused: PerCpuArray<MapData, u64>,
 }
 
 impl Maps {
     /// The counters of a rule, over all CPUs.
-    pub(super) fn counters(&self, slot: u32) -> Result<Counters, DataPlaneError> {
-        let per_cpu = self.counters.get(&slot, 0).map_err(map_error("COUNTERS"))?;
+    pub(super) fn counters(&self, rule: u32) -> Result<Counters, DataPlaneError> {
+        let per_cpu = self.counters.get(&rule, 0).map_err(map_error("COUNTERS"))?;
         Ok(per_cpu.iter().fold(Counters::default(), |sum, Shared(cpu)| Counters {
             matched: sum.matched + cpu.matched,
             bytes: sum.bytes + cpu.bytes,
@@ -78,9 +80,22 @@ impl Maps {
         }))
     }
 
-    pub(super) fn reset_counters(&mut self, slot: u32) -> Result<(), DataPlaneError> {
+    /// Makes a rule, with counters at 0. Nothing asks it before its scope lists it.
+    pub(super) fn begin_rule(&mut self, number: u32, rule: Rule) -> Result<(), DataPlaneError> {
         let zeros = zeros(Shared(Counters::default()))?;
-        self.counters.set(slot, zeros, 0).map_err(map_error("COUNTERS"))
+        self.counters.insert(number, zeros, 0).map_err(map_error("COUNTERS"))?;
+        if rule.model != MODEL_INDEPENDENT {
+            self.states.insert(number, 0, 0).map_err(map_error("STATES"))?;
+        }
+        self.rules.insert(number, Shared(rule), 0).map_err(map_error("RULES"))
+    }
+
+    /// Removes a rule that no scope lists. One that is not there is no error.
+    pub(super) fn end_rule(&mut self, number: u32) -> Result<(), DataPlaneError> {
+        let rule = absent_is_fine(self.rules.remove(&number)).map_err(map_error("RULES"));
+        let state = absent_is_fine(self.states.remove(&number)).map_err(map_error("STATES"));
+        let counters = absent_is_fine(self.counters.remove(&number)).map_err(map_error("COUNTERS"));
+        rule.and(state).and(counters)
     }
 
     /// Packets that a line could not take.
@@ -91,6 +106,15 @@ impl Maps {
     pub(super) fn reset_refused(&mut self, slot: u32) -> Result<(), DataPlaneError> {
         let zeros = zeros(0)?;
         self.refused.set(slot, zeros, 0).map_err(map_error("REFUSED"))
+    }
+}
+
+/// Removing what is not there is no error.
+pub(super) fn absent_is_fine(removed: Result<(), MapError>) -> Result<(), MapError> {
+    match removed {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        result => result,
     }
 }
 
@@ -131,6 +155,8 @@ pub(super) fn load() -> Result<Loaded, DataPlaneError> {
     .map_err(|reason| DataPlaneError::Map { map: "LINES", reason })?;
     let maps = Maps {
         rules: take(&mut bpf, "RULES")?,
+        scopes: take(&mut bpf, "SCOPES")?,
+        states: take(&mut bpf, "STATES")?,
         interfaces: take(&mut bpf, "INTERFACES")?,
         taps: take(&mut bpf, "TAPS")?,
         spared: take(&mut bpf, "SPARED")?,
@@ -180,7 +206,7 @@ where
 
 fn take<M>(bpf: &mut Ebpf, name: &'static str) -> Result<M, DataPlaneError>
 where
-    M: TryFrom<Map, Error = aya::maps::MapError>,
+    M: TryFrom<Map, Error = MapError>,
 {
     let map = bpf
         .take_map(name)

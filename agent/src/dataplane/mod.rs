@@ -38,8 +38,12 @@ mod lines;
 mod load;
 mod netns;
 mod queue;
+mod record;
 mod rule;
 mod rules;
+mod scopes;
+mod shape;
+mod spares;
 mod tags;
 
 use std::{
@@ -51,7 +55,7 @@ use std::{
 };
 
 use aya::{Ebpf, maps::MapError};
-use firedrill_abi::{MAX_INTERFACES, Rule, TAP_PREFIX};
+use firedrill_abi::{Interface, MAX_INTERFACES, Rule, TAP_PREFIX};
 
 pub use self::{
     attach::{AttachMode, Attachment, Direction},
@@ -60,15 +64,18 @@ pub use self::{
     histogram::DelayHistogram,
     load::{Support, kernel_support},
     netns::within,
-    rule::{Action, Cidr, MAX_DELAY, Protocol, RuleError, RuleSpec},
+    rule::{Action, Cidr, Loss, MAX_DELAY, Protocol, RuleError, RuleSpec},
     tags::{Rescan, Tag},
 };
 pub use crate::sys::clock::monotonic_ns;
 
 use self::{
     attach::Hooked,
-    line::{Line, Records},
+    line::Line,
     load::Maps,
+    record::{Record, Records},
+    scopes::Scopes,
+    spares::Spares,
     tags::Tags,
 };
 use crate::{
@@ -121,9 +128,10 @@ pub struct LineInfo {
 
 #[derive(Debug)]
 struct ActiveRule {
-    slot: u32,
+    number: u32,
     spec: RuleSpec,
     encoded: Rule,
+    record: Arc<Record>,
 }
 
 #[derive(Debug)]
@@ -153,6 +161,10 @@ pub struct DataPlane {
     rules: BTreeMap<RuleId, ActiveRule>,
     next_rule: u64,
     records: Records,
+    scopes: Scopes,
+    spares: Spares,
+    /// What the kernel knows of each interface.
+    published: BTreeMap<u32, Interface>,
     tags: Tags,
     table: Arc<LineTable>,
     maps: Maps,
@@ -218,7 +230,10 @@ impl DataPlane {
             own_qdiscs: Vec::new(),
             rules: BTreeMap::new(),
             next_rule: 1,
-            records: line::records(),
+            records: Records::default(),
+            scopes: Scopes::default(),
+            spares: Spares::default(),
+            published: BTreeMap::new(),
             tags,
             table: Arc::new(table),
             maps,
@@ -285,12 +300,10 @@ impl DataPlane {
         stopped.and(published).and(detached)
     }
 
-    /// A new tag for the sockets of a target. There are 64 in the life of a data plane.
-    ///
-    /// # Errors
-    /// All were given out.
-    pub fn allocate_tag(&mut self) -> Result<Tag, DataPlaneError> {
-        self.tags.allocate()
+    /// A new tag for the sockets of a target. A socket can have four at the same time.
+    pub fn allocate_tag(&mut self) -> Tag {
+        let scope = self.scopes.fresh();
+        self.tags.begin(scope)
     }
 
     /// Tags the sockets that are made from now on in a cgroup (its directory in the v2 hierarchy) and below. For those

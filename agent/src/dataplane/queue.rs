@@ -1,8 +1,15 @@
 //! The packets that a delay line holds, by the time at which each is due. Pure: the caller brings the clock.
 
-use std::{cmp::Ordering, collections::BinaryHeap, mem};
+use std::{
+    cmp::Ordering,
+    collections::{BTreeMap, BinaryHeap},
+    mem,
+    sync::Arc,
+};
 
 use firedrill_abi::Meta;
+
+use super::record::Record;
 
 /// Flows are told apart by so many buckets; two in one bucket share their order, which does no harm.
 const FLOW_BUCKETS: usize = 1 << 16;
@@ -11,14 +18,14 @@ const FLOW_BUCKETS: usize = 1 << 16;
 const OVERHEAD_BYTES: usize = 128;
 
 /// A packet that waits.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) struct Held {
     /// When it is due, `CLOCK_MONOTONIC` nanoseconds.
     pub due_ns: u64,
     /// When the kernel took it.
     pub taken_ns: u64,
-    /// The rules that hold it, as bits.
-    pub rules: u64,
+    /// The rules that hold it.
+    pub holders: Vec<Arc<Record>>,
     /// Its flow.
     pub flow: u32,
     /// To be restored.
@@ -31,12 +38,12 @@ pub(super) struct Held {
 }
 
 impl Held {
-    /// The packet that the kernel described by `meta`.
-    pub(super) fn new(meta: &Meta, frame: &[u8]) -> Self {
+    /// The packet that the kernel described by `meta`, due at once.
+    pub(super) fn new(meta: &Meta, holders: Vec<Arc<Record>>, frame: &[u8]) -> Self {
         Self {
-            due_ns: meta.taken_ns.saturating_add(meta.delay_ns),
+            due_ns: meta.taken_ns,
             taken_ns: meta.taken_ns,
-            rules: meta.rules,
+            holders,
             flow: meta.flow,
             mark: meta.mark,
             priority: meta.priority,
@@ -49,6 +56,14 @@ impl Held {
         self.frame.len() + OVERHEAD_BYTES
     }
 }
+
+impl PartialEq for Held {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Held {}
 
 impl Ord for Held {
     /// The earliest is the greatest: what `BinaryHeap` gives first.
@@ -71,7 +86,8 @@ pub(super) struct Queue {
     bytes: usize,
     limit_bytes: usize,
     next_sequence: u64,
-    rules: u64,
+    /// How many packets each rule holds here.
+    rules: BTreeMap<u32, (Arc<Record>, usize)>,
 }
 
 impl Queue {
@@ -82,7 +98,7 @@ impl Queue {
             bytes: 0,
             limit_bytes,
             next_sequence: 0,
-            rules: 0,
+            rules: BTreeMap::new(),
         }
     }
 
@@ -97,7 +113,7 @@ impl Queue {
         packet.sequence = self.next_sequence;
         self.next_sequence += 1;
         self.bytes += packet.cost();
-        self.rules |= packet.rules;
+        self.count_in(&packet);
         self.heap.push(packet);
         Ok(())
     }
@@ -114,27 +130,40 @@ impl Queue {
         }
         let packet = self.heap.pop()?;
         self.bytes -= packet.cost();
-        if self.heap.is_empty() {
-            self.rules = 0;
+        for holder in &packet.holders {
+            if let Some((_, count)) = self.rules.get_mut(&holder.number) {
+                *count -= 1;
+                if *count == 0 {
+                    self.rules.remove(&holder.number);
+                }
+            }
         }
         Some(packet)
     }
 
-    /// Rules that may hold a packet here, as bits: none is missing.
-    pub(super) fn rules(&self) -> u64 {
-        self.rules
+    fn count_in(&mut self, packet: &Held) {
+        for holder in &packet.holders {
+            self.rules.entry(holder.number).or_insert_with(|| (Arc::clone(holder), 0)).1 += 1;
+        }
     }
 
-    /// Takes out the packets that any of `rules` holds, in the order in which they would have left.
-    pub(super) fn release(&mut self, rules: u64) -> Vec<Held> {
+    /// The rules that hold a packet here.
+    pub(super) fn rules(&self) -> impl Iterator<Item = &Record> {
+        self.rules.values().map(|(record, _)| record.as_ref())
+    }
+
+    /// Takes out the packets of which one of the holders is `wanted`, in the order in which they would have left.
+    pub(super) fn release(&mut self, wanted: impl Fn(&Record) -> bool) -> Vec<Held> {
         let all = mem::take(&mut self.heap).into_vec();
-        let (mut released, kept): (Vec<_>, Vec<_>) = all.into_iter().partition(|packet| packet.rules & rules != 0);
+        let (mut released, kept): (Vec<_>, Vec<_>) =
+            all.into_iter().partition(|packet| packet.holders.iter().any(|holder| wanted(holder)));
         released.sort_unstable_by_key(|packet| (packet.due_ns, packet.sequence));
         self.bytes = kept.iter().map(Held::cost).sum();
         // New packets need only queue behind those of their flow that are still here.
         self.last_due_ns.fill(0);
-        self.rules = kept.iter().fold(0, |rules, packet| rules | packet.rules);
+        self.rules.clear();
         for packet in &kept {
+            self.count_in(packet);
             let last = &mut self.last_due_ns[packet.flow as usize % FLOW_BUCKETS];
             *last = packet.due_ns.max(*last);
         }
@@ -147,8 +176,12 @@ impl Queue {
 mod tests {
     use super::*;
 
-    fn packet(taken_ns: u64, delay_ns: u64, rules: u64, flow: u32) -> Held {
-        Held::new(&Meta { taken_ns, delay_ns, rules, flow, ..Meta::default() }, &[0; 100])
+    /// `rules`: the numbers of its holders, as bits.
+    fn packet(taken_ns: u64, delay_ns: u64, rules: u32, flow: u32) -> Held {
+        let holders = (0..4).filter(|n| rules & (1 << n) != 0).map(|n| Arc::new(Record::new(n, u64::MAX))).collect();
+        let mut held = Held::new(&Meta { taken_ns, flow, ..Meta::default() }, holders, &[0; 100]);
+        held.due_ns += delay_ns;
+        held
     }
 
     fn drain(queue: &mut Queue) -> Vec<(u64, u32)> {
@@ -160,7 +193,7 @@ mod tests {
         let mut queue = Queue::new(10_000);
         queue.push(packet(100, 50, 1, 1)).unwrap();
         assert_eq!(queue.next_due_ns(), Some(150));
-        assert_eq!(queue.pop_due(149), None);
+        assert!(queue.pop_due(149).is_none());
         assert_eq!(queue.pop_due(150).map(|held| held.taken_ns), Some(100));
         assert_eq!(queue.next_due_ns(), None);
     }
@@ -191,9 +224,9 @@ mod tests {
         queue.push(packet(2, 10, 0b01, 2)).unwrap();
         queue.push(packet(3, 500, 0b10, 3)).unwrap();
         queue.push(packet(4, 50, 0b11, 1)).unwrap();
-        let released: Vec<_> = queue.release(0b01).iter().map(|held| held.taken_ns).collect();
+        let released: Vec<_> = queue.release(|rule| rule.number == 0).iter().map(|held| held.taken_ns).collect();
         assert_eq!(released, [2, 1, 4]);
-        assert_eq!(queue.rules(), 0b10);
+        assert_eq!(queue.rules().map(|rule| rule.number).collect::<Vec<_>>(), [1]);
         // Nothing of flow 1 is left to wait for.
         queue.push(packet(5, 1, 0b10, 1)).unwrap();
         assert_eq!(drain(&mut queue), [(5, 1), (3, 3)]);
@@ -204,7 +237,7 @@ mod tests {
         let mut queue = Queue::new(10_000);
         queue.push(packet(1, 500, 0b10, 1)).unwrap();
         queue.push(packet(2, 900, 0b01, 1)).unwrap();
-        queue.release(0b01);
+        queue.release(|rule| rule.number == 0);
         queue.push(packet(3, 1, 0b10, 1)).unwrap();
         assert_eq!(drain(&mut queue), [(1, 1), (3, 1)]);
     }

@@ -6,9 +6,12 @@ use std::{
     time::Duration,
 };
 
-use firedrill_abi::{ACTION_DELAY, ACTION_DROP, ALWAYS, MAX_PEERS, MAX_PORTS, Peer, PortRange, Rule};
+use firedrill_abi::{
+    ACTION_DROP, ACTION_HOLD, ALWAYS, MAX_PEERS, MAX_PORTS, MODEL_EVERY_NTH, MODEL_GILBERT_ELLIOTT, MODEL_INDEPENDENT,
+    Peer, PortRange, Rule,
+};
 
-use super::Direction;
+use super::{Direction, tags::Tag};
 
 /// The longest delay, jitter included. Longer ones are a `partition`.
 pub const MAX_DELAY: Duration = Duration::from_secs(60);
@@ -40,6 +43,9 @@ pub enum RuleError {
     /// Ports for a protocol without.
     #[error("ports need tcp or udp, and this rule is for icmp")]
     PortsOfIcmp,
+    /// Every packet and none.
+    #[error("every 0th packet is none: n is at least 1")]
+    EveryZeroth,
     /// The kind of a rule in force cannot change.
     #[error("a rule that drops cannot become one that delays, nor the reverse: remove it and add another")]
     KindChanged,
@@ -72,10 +78,7 @@ pub enum Protocol {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Action {
     /// Drop it; the sender is not told.
-    Drop {
-        /// Share of the packets, 0 to 1.
-        probability: f64,
-    },
+    Drop(Loss),
     /// Hold it.
     Delay {
         /// How long.
@@ -83,6 +86,29 @@ pub enum Action {
         /// Uniform, to both sides.
         jitter: Duration,
     },
+}
+
+/// Which of the packets that match are dropped.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Loss {
+    /// Each by a draw of its own (Bernoulli).
+    Independent {
+        /// Share of the packets, 0 to 1.
+        probability: f64,
+    },
+    /// By a chain of two states that takes a step after each packet (Gilbert 1960, Elliott 1963). All are probabilities.
+    GilbertElliott {
+        /// From the good to the bad state.
+        worsens: f64,
+        /// From the bad to the good state.
+        recovers: f64,
+        /// Of loss in the good state.
+        in_good: f64,
+        /// Of loss in the bad state.
+        in_bad: f64,
+    },
+    /// Every n-th, counted over all flows.
+    EveryNth(u32),
 }
 
 /// A rule to add.
@@ -102,8 +128,10 @@ pub struct RuleSpec {
     pub local_ports: Vec<RangeInclusive<u16>>,
     /// Ports of the peer; empty: any.
     pub peer_ports: Vec<RangeInclusive<u16>>,
-    /// Only packets of sockets with one of these tags; 0: any packet.
-    pub tags: u64,
+    /// Only packets of sockets with this tag; `None`: any packet.
+    pub tag: Option<Tag>,
+    /// Only a share of the flows, 0 to 1; a flow is in or out for as long as the rule lasts.
+    pub flows: f64,
     /// Packets from or to these ports, of this host or the peer, are none of this rule's.
     pub spare_ports: Vec<u16>,
     /// What to do.
@@ -123,23 +151,23 @@ impl RuleSpec {
             peers: Vec::new(),
             local_ports: Vec::new(),
             peer_ports: Vec::new(),
-            tags: 0,
+            tag: None,
+            flows: 1.0,
             spare_ports: Vec::new(),
             action,
             expires_ns,
         }
     }
 
-    /// Whether it applies at this hook.
-    pub fn applies(&self, ifindex: u32, direction: Direction) -> bool {
-        let this_way = match direction {
+    /// Whether it looks at packets that go this way.
+    pub fn looks_at(&self, direction: Direction) -> bool {
+        match direction {
             Direction::Egress => self.egress,
             Direction::Ingress => self.ingress,
-        };
-        this_way && self.ifindex.is_none_or(|only| only == ifindex)
+        }
     }
 
-    /// Whether it delays.
+    /// Whether it sends packets to a delay line.
     pub fn delays(&self) -> bool {
         matches!(self.action, Action::Delay { .. })
     }
@@ -162,7 +190,8 @@ impl RuleSpec {
         let networks = self.peers.iter().map(|network| peer(*network)).collect::<Result<Vec<_>, _>>()?;
         let mut rule = Rule {
             expires_ns: self.expires_ns,
-            tag_mask: self.tags,
+            ifindex: self.ifindex.unwrap_or(0),
+            flows: threshold(self.flows)?,
             protocol: self.protocol.number(),
             needs_ports: u32::from(needs_ports),
             peers: filled(&networks, Peer::default()),
@@ -213,19 +242,27 @@ impl Protocol {
 /// Its numbers are out of range.
 pub fn set_action(rule: &mut Rule, action: Action) -> Result<(), RuleError> {
     match action {
-        Action::Drop { probability } => {
+        Action::Drop(loss) => {
             rule.action = ACTION_DROP;
-            rule.threshold = threshold(probability)?;
+            match loss {
+                Loss::Independent { probability } => {
+                    (rule.model, rule.threshold) = (MODEL_INDEPENDENT, threshold(probability)?);
+                }
+                Loss::GilbertElliott { worsens, recovers, in_good, in_bad } => {
+                    (rule.model, rule.threshold) = (MODEL_GILBERT_ELLIOTT, threshold(in_good)?);
+                    rule.chain = [threshold(worsens)?, threshold(recovers)?, threshold(in_bad)?];
+                }
+                Loss::EveryNth(0) => return Err(RuleError::EveryZeroth),
+                Loss::EveryNth(n) => (rule.model, rule.chain) = (MODEL_EVERY_NTH, [n, 0, 0]),
+            }
         }
         Action::Delay { delay, jitter } => {
             let longest = delay.saturating_add(jitter);
             if longest > MAX_DELAY {
                 return Err(RuleError::TooLong(longest));
             }
-            rule.action = ACTION_DELAY;
+            rule.action = ACTION_HOLD;
             rule.threshold = ALWAYS;
-            rule.delay_ns = delay.as_nanos() as u64;
-            rule.jitter_ns = jitter.as_nanos() as u64;
         }
     }
     Ok(())
@@ -269,7 +306,7 @@ mod tests {
     use super::*;
 
     fn loss(probability: f64) -> RuleSpec {
-        RuleSpec::egress(Action::Drop { probability }, 1)
+        RuleSpec::egress(Action::Drop(Loss::Independent { probability }), 1)
     }
 
     fn matches(peer: &Peer, address: &str) -> bool {
@@ -351,12 +388,13 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_for_one_interface_leaves_the_others() {
-        let mut rule = loss(1.0);
-        assert!(rule.applies(3, Direction::Egress));
-        assert!(!rule.applies(3, Direction::Ingress));
-        rule.ifindex = Some(4);
-        assert!(!rule.applies(3, Direction::Egress));
-        assert!(rule.applies(4, Direction::Egress));
+    fn a_chain_of_two_states_has_a_threshold_for_each_way_and_each_state() {
+        let chain = Loss::GilbertElliott { worsens: 0.25, recovers: 0.5, in_good: 0.0, in_bad: 1.0 };
+        let encoded = RuleSpec::egress(Action::Drop(chain), 1).encode().unwrap();
+        assert_eq!((encoded.model, encoded.threshold), (MODEL_GILBERT_ELLIOTT, 0));
+        assert_eq!(encoded.chain, [1 << 30, 1 << 31, ALWAYS]);
+        let nth = |n| RuleSpec::egress(Action::Drop(Loss::EveryNth(n)), 1).encode();
+        assert_eq!(nth(3).unwrap().chain[0], 3);
+        assert_eq!(nth(0), Err(RuleError::EveryZeroth));
     }
 }

@@ -1,12 +1,15 @@
-//! Rules in force: their slots, what they did, which hooks they apply to, and which ports they spare.
+//! Rules in force: their numbers, what they did, which hooks they apply to, and which ports they spare.
 
-use std::{collections::BTreeMap, sync::atomic::Ordering::Relaxed};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
 
-use aya::maps::MapError;
-use firedrill_abi::{ACTION_DROP, Hook, Interface, MAX_RULES, MAX_SPARED, Rule};
+use firedrill_abi::{Interface, MAX_SPARED, RULES_PER_SCOPE, Rule, Scope};
 
 use super::{
-    Action, ActiveRule, Counters, DataPlane, DataPlaneError, Direction, RuleError, RuleId, RuleSpec, map_error, rule,
+    Action, ActiveRule, Counters, DataPlane, DataPlaneError, Direction, RuleError, RuleId, RuleSpec,
+    load::absent_is_fine, map_error, record::Record, rule, shape::Shape,
 };
 use crate::crash_point;
 use crate::sys::bpf::Shared;
@@ -15,27 +18,29 @@ impl DataPlane {
     /// Puts a rule in force at every attached hook to which it applies, now and later.
     ///
     /// # Errors
-    /// It cannot be expressed, or all rules are taken.
+    /// It cannot be expressed, or its target has as many rules as it can.
     pub fn add_rule(&mut self, spec: RuleSpec) -> Result<RuleId, DataPlaneError> {
-        let encoded = spec.encode()?;
-        let used = self.rules.values().fold(0u64, |used, rule| used | 1 << rule.slot);
-        let slot = (!used).trailing_zeros();
-        if slot >= MAX_RULES {
-            return Err(DataPlaneError::Exhausted { what: "packet rules", limit: MAX_RULES });
-        }
-        self.maps.reset_counters(slot)?;
-        self.records[slot as usize].reset(spec.expires_ns);
-        self.maps.rules.set(slot, Shared(encoded), 0).map_err(map_error("RULES"))?;
-        crash_point::pass("rule.written");
+        let mut encoded = spec.encode()?;
+        let full = |what, limit| DataPlaneError::Exhausted { what, limit };
+        encoded.spare = self.spares.take(&spec.spare_ports).ok_or_else(|| full("spared ports", MAX_SPARED))?;
+        let Some(number) = self.scopes.take(&spec) else {
+            self.spares.give_back(encoded.spare);
+            return Err(full("packet rules of one target", RULES_PER_SCOPE));
+        };
+        let record = Arc::new(Record::new(number, spec.expires_ns));
+        *record.shape() = shape(spec.action);
+        self.records.begin(Arc::clone(&record));
         let id = RuleId(self.next_rule);
         self.next_rule += 1;
-        self.rules.insert(id, ActiveRule { slot, spec, encoded });
+        self.rules.insert(id, ActiveRule { number, spec, encoded, record });
         // Before any packet meets the rule.
-        if let Err(error) = self.publish_spared() {
-            self.rules.remove(&id);
+        let begun = self.publish_spared().and_then(|()| self.maps.begin_rule(number, encoded));
+        crash_point::pass("rule.written");
+        if let Err(error) = begun.and_then(|()| self.list(id, true)) {
+            // The error that matters is the first one.
+            let _ = self.forget(id);
             return Err(error);
         }
-        self.publish_all()?;
         crash_point::pass("rule.published");
         Ok(id)
     }
@@ -48,10 +53,11 @@ impl DataPlane {
         let rule = self.rules.get_mut(&id).ok_or(DataPlaneError::NoSuchRule(id.0))?;
         let mut encoded = rule.encoded;
         rule::set_action(&mut encoded, action)?;
-        if encoded.action != rule.encoded.action {
+        if (encoded.action, encoded.model) != (rule.encoded.action, rule.encoded.model) {
             return Err(RuleError::KindChanged.into());
         }
-        self.maps.rules.set(rule.slot, Shared(encoded), 0).map_err(map_error("RULES"))?;
+        *rule.record.shape() = shape(action);
+        self.maps.rules.insert(rule.number, Shared(encoded), 0).map_err(map_error("RULES"))?;
         rule.encoded = encoded;
         rule.spec.action = action;
         Ok(())
@@ -64,8 +70,8 @@ impl DataPlane {
     pub fn set_expiry(&mut self, id: RuleId, expires_ns: u64) -> Result<(), DataPlaneError> {
         let rule = self.rules.get_mut(&id).ok_or(DataPlaneError::NoSuchRule(id.0))?;
         let encoded = Rule { expires_ns, ..rule.encoded };
-        self.records[rule.slot as usize].expires_ns.store(expires_ns, Relaxed);
-        self.maps.rules.set(rule.slot, Shared(encoded), 0).map_err(map_error("RULES"))?;
+        rule.record.expires_ns.store(expires_ns, Relaxed);
+        self.maps.rules.insert(rule.number, Shared(encoded), 0).map_err(map_error("RULES"))?;
         rule.encoded = encoded;
         rule.spec.expires_ns = expires_ns;
         Ok(())
@@ -79,28 +85,59 @@ impl DataPlane {
         let Some(rule) = self.rules.get(&id) else {
             return Ok(None);
         };
-        let (slot, delays) = (rule.slot, rule.spec.delays());
+        let (number, delays) = (rule.number, rule.spec.delays());
         let mut released = Ok(());
         if delays {
             // New packets still go through the line, without delay, so that they stay behind those that it holds.
-            let encoded = Rule { delay_ns: 0, jitter_ns: 0, ..rule.encoded };
-            self.maps.rules.set(slot, Shared(encoded), 0).map_err(map_error("RULES"))?;
-            released = self.release(1 << slot);
+            *rule.record.shape() = Shape::default();
+            released = self.release(number);
         }
-        let removed = self.rules.remove(&id);
-        if let Err(error) = self.publish_all() {
-            self.rules.extend(removed.map(|rule| (id, rule)));
-            return Err(error);
-        }
+        self.list(id, false)?;
         crash_point::pass("rule.withdrawn");
         if delays {
             // Those that came between are on their way now.
-            released = released.and(self.release(1 << slot));
+            released = released.and(self.release(number));
         }
-        released = released.and(self.publish_spared());
-        let counters = self.read_counters(slot)?;
-        self.maps.rules.set(slot, Shared(Rule::default()), 0).map_err(map_error("RULES"))?;
+        let counters = self.counters(id)?;
+        self.forget(id)?;
         released.map(|()| Some(counters))
+    }
+
+    /// Removes a rule that is not asked any more.
+    fn forget(&mut self, id: RuleId) -> Result<(), DataPlaneError> {
+        let Some(rule) = self.rules.remove(&id) else {
+            return Ok(());
+        };
+        self.records.end(rule.number);
+        self.scopes.give_back(rule.number);
+        self.spares.give_back(rule.encoded.spare);
+        self.maps.end_rule(rule.number).and(self.publish_spared())
+    }
+
+    /// Tells the kernel which ports are spared.
+    fn publish_spared(&mut self) -> Result<(), DataPlaneError> {
+        let wanted = self.spares.by_port();
+        let there = self.maps.spared.iter().collect::<Result<BTreeMap<_, _>, _>>().map_err(map_error("SPARED"))?;
+        for port in there.keys().filter(|port| !wanted.contains_key(port)) {
+            absent_is_fine(self.maps.spared.remove(port)).map_err(map_error("SPARED"))?;
+        }
+        for (port, sets) in wanted.iter().filter(|(port, sets)| there.get(port) != Some(sets)) {
+            self.maps.spared.insert(port, sets, 0).map_err(map_error("SPARED"))?;
+        }
+        Ok(())
+    }
+
+    /// Has the kernel ask a rule, or ask it no longer.
+    fn list(&mut self, id: RuleId, on: bool) -> Result<(), DataPlaneError> {
+        let rule = self.rules.get(&id).ok_or(DataPlaneError::NoSuchRule(id.0))?;
+        let (number, scope) = self.scopes.list(rule.number, &rule.spec, on);
+        let written = if scope == Scope::default() {
+            absent_is_fine(self.maps.scopes.remove(&number))
+        } else {
+            self.maps.scopes.insert(number, Shared(scope), 0)
+        };
+        written.map_err(map_error("SCOPES"))?;
+        self.publish_all()
     }
 
     /// What a rule has done so far.
@@ -109,27 +146,22 @@ impl DataPlane {
     /// No such rule, or the map refuses.
     pub fn counters(&self, id: RuleId) -> Result<Counters, DataPlaneError> {
         let rule = self.rules.get(&id).ok_or(DataPlaneError::NoSuchRule(id.0))?;
-        self.read_counters(rule.slot)
-    }
-
-    /// The rules in force, in the order in which they were added.
-    pub fn rules(&self) -> impl Iterator<Item = (RuleId, &RuleSpec)> {
-        self.rules.iter().map(|(id, rule)| (*id, &rule.spec))
-    }
-
-    fn read_counters(&self, slot: u32) -> Result<Counters, DataPlaneError> {
-        let kernel = self.maps.counters(slot)?;
-        let record = &self.records[slot as usize];
+        let kernel = self.maps.counters(rule.number)?;
         Ok(Counters {
             matched: kernel.matched,
             bytes: kernel.bytes,
             dropped: kernel.dropped,
             diverted: kernel.diverted,
             passed: kernel.passed,
-            overflowed: record.overflowed.load(Relaxed),
-            lost: record.lost.load(Relaxed),
-            delays: record.delays.snapshot(),
+            overflowed: rule.record.overflowed.load(Relaxed),
+            lost: rule.record.lost.load(Relaxed),
+            delays: rule.record.delays.snapshot(),
         })
+    }
+
+    /// The rules in force, in the order in which they were added.
+    pub fn rules(&self) -> impl Iterator<Item = (RuleId, &RuleSpec)> {
+        self.rules.iter().map(|(id, rule)| (*id, &rule.spec))
     }
 
     pub(super) fn publish_all(&mut self) -> Result<(), DataPlaneError> {
@@ -138,64 +170,42 @@ impl DataPlane {
         interfaces.into_iter().try_for_each(|ifindex| self.publish(ifindex))
     }
 
-    /// Tells the kernel which rules and lines an interface has; the entry is replaced as a whole.
+    /// Tells the kernel whom an interface asks and which lines it has; the entry is replaced as a whole, if it has changed.
     pub(super) fn publish(&mut self, ifindex: u32) -> Result<(), DataPlaneError> {
-        let entry = Interface {
+        let attached = self.hooks.keys().any(|(other, _)| *other == ifindex);
+        let entry = attached.then(|| Interface {
             egress: self.hook(ifindex, Direction::Egress),
             ingress: self.hook(ifindex, Direction::Ingress),
-        };
-        let attached = self.hooks.keys().any(|(other, _)| *other == ifindex);
-        let result = if attached {
-            self.maps.interfaces.insert(ifindex, Shared(entry), 0)
-        } else {
-            match self.maps.interfaces.remove(&ifindex) {
-                Err(MapError::KeyNotFound) => Ok(()),
-                result => result,
+        });
+        if self.published.get(&ifindex) == entry.as_ref() {
+            return Ok(());
+        }
+        // Should the map refuse, what it has is unknown.
+        self.published.remove(&ifindex);
+        match entry {
+            Some(entry) => {
+                self.maps.interfaces.insert(ifindex, Shared(entry), 0).map_err(map_error("INTERFACES"))?;
+                self.published.insert(ifindex, entry);
             }
-        };
-        result.map_err(map_error("INTERFACES"))
-    }
-
-    /// Tells the kernel which rules spare which ports.
-    fn publish_spared(&mut self) -> Result<(), DataPlaneError> {
-        let mut wanted: BTreeMap<u32, u64> = BTreeMap::new();
-        for rule in self.rules.values() {
-            for port in &rule.spec.spare_ports {
-                *wanted.entry(u32::from(*port)).or_default() |= 1 << rule.slot;
-            }
-        }
-        if wanted.len() > MAX_SPARED as usize {
-            return Err(DataPlaneError::Exhausted { what: "spared ports", limit: MAX_SPARED });
-        }
-        let there = self.maps.spared.iter().collect::<Result<BTreeMap<_, _>, _>>().map_err(map_error("SPARED"))?;
-        for port in there.keys().filter(|port| !wanted.contains_key(port)) {
-            self.maps.spared.remove(port).map_err(map_error("SPARED"))?;
-        }
-        for (port, rules) in wanted.iter().filter(|(port, rules)| there.get(port) != Some(rules)) {
-            self.maps.spared.insert(port, rules, 0).map_err(map_error("SPARED"))?;
+            None => absent_is_fine(self.maps.interfaces.remove(&ifindex)).map_err(map_error("INTERFACES"))?,
         }
         Ok(())
     }
 
-    fn hook(&self, ifindex: u32, direction: Direction) -> Hook {
+    fn hook(&self, ifindex: u32, direction: Direction) -> firedrill_abi::Hook {
         let Some(active) = self.hooks.get(&(ifindex, direction)) else {
-            return Hook::default();
+            return firedrill_abi::Hook::default();
         };
-        let mut hook = Hook { line: active.line.as_ref().map_or(0, |line| line.slot + 1), ..Hook::default() };
-        for rule in self.rules.values().filter(|rule| rule.spec.applies(ifindex, direction)) {
-            let bit = 1 << rule.slot;
-            if rule.encoded.action == ACTION_DROP {
-                hook.drops |= bit;
-            } else {
-                hook.delays |= bit;
-            }
-            if rule.encoded.tag_mask != 0 {
-                hook.tagged |= bit;
-            }
-            if !rule.spec.spare_ports.is_empty() {
-                hook.sparing |= bit;
-            }
-        }
-        hook
+        let line = active.line.as_ref().map_or(0, |line| line.slot + 1);
+        let sparing = u32::from(!self.spares.is_empty());
+        firedrill_abi::Hook { line, sparing, ..self.scopes.hook(ifindex, direction) }
+    }
+}
+
+/// What the lines do with the packets of a rule.
+fn shape(action: Action) -> Shape {
+    match action {
+        Action::Drop(_) => Shape::default(),
+        Action::Delay { delay, jitter } => Shape::delay(delay, jitter),
     }
 }

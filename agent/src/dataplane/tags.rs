@@ -1,9 +1,10 @@
 //! Tags: which sockets belong to a cgroup or a process that shares its network namespace with others.
 //!
-//! A tag is a bit in the storage of a socket. New sockets get it from a program at their cgroup, accepted ones inherit it,
-//! and those that exist when a fault begins get it from here, by their descriptors.
+//! A tag is the number of a scope in the storage of a socket. New sockets get it from a program at their cgroup, accepted ones
+//! inherit it, and those that exist when a fault begins get it from here, by their descriptors.
 //!
-//! Bits are not handed out twice: a socket keeps its bits for life, and a reused one would hit a stranger.
+//! Numbers are not handed out twice: a socket keeps its tags until it is looked at again, and a reused one would hit a
+//! stranger.
 
 use std::{
     collections::HashMap,
@@ -21,24 +22,80 @@ use aya::{
     maps::{HashMap as BpfHashMap, MapData, MapError, SkStorage},
     programs::{CgroupAttachMode, CgroupSock, links::FdLink},
 };
+use firedrill_abi::{SCOPES_PER_SOCKET, SocketScopes};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 
 use super::error::DataPlaneError;
 use crate::crash_point;
 use crate::sys::sockets::{pidfd_getfd, pidfd_open, socket_option};
 
-/// Tags of one data plane, over its life.
-const MAX_TAGS: u32 = u64::BITS;
-
-/// A tag; `mask` goes into [`super::RuleSpec::tags`].
+/// A tag; it goes into [`super::RuleSpec::tag`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Tag(u32);
 
 impl Tag {
-    /// As a bit of a rule.
-    pub fn mask(self) -> u64 {
-        1 << self.0
+    /// The scope of the rules for its sockets.
+    pub(super) fn scope(self) -> u32 {
+        self.0
     }
+
+    /// Adds it to those of a socket or of whoever makes sockets; `false` when there is no room.
+    fn add_to(self, scopes: &mut SocketScopes) -> bool {
+        match scopes.iter_mut().find(|place| **place == 0 || **place == self.0) {
+            Some(place) => {
+                *place = self.0;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Takes it out again, so that the rest fills from the front.
+    fn remove_from(self, scopes: &mut SocketScopes) {
+        keep(scopes, |scope| scope != self.0);
+    }
+}
+
+/// Keeps some, in order, and fills up with 0.
+fn keep(scopes: &mut SocketScopes, wanted: impl Fn(u32) -> bool) {
+    let mut kept = SocketScopes::default();
+    let wanted = scopes.iter().filter(|scope| **scope != 0 && wanted(**scope));
+    for (to, from) in kept.iter_mut().zip(wanted) {
+        *to = *from;
+    }
+    *scopes = kept;
+}
+
+/// Adds a tag to an entry of a map, or makes the entry.
+fn put<K: aya::Pod>(
+    map: &mut BpfHashMap<MapData, K, SocketScopes>,
+    name: &'static str,
+    key: K,
+    tag: Tag,
+) -> Result<(), DataPlaneError> {
+    let mut scopes = map.get(&key, 0).unwrap_or_default();
+    if !tag.add_to(&mut scopes) {
+        return Err(too_many());
+    }
+    map.insert(key, scopes, 0).map_err(map_error(name))
+}
+
+/// Takes a tag out of an entry of a map, and the entry away with the last.
+fn take<K: aya::Pod>(
+    map: &mut BpfHashMap<MapData, K, SocketScopes>,
+    name: &'static str,
+    key: K,
+    tag: Tag,
+) -> Result<(), DataPlaneError> {
+    let Ok(mut scopes) = map.get(&key, 0) else {
+        return Ok(());
+    };
+    tag.remove_from(&mut scopes);
+    if scopes[0] == 0 { map.remove(&key) } else { map.insert(key, scopes, 0) }.map_err(map_error(name))
+}
+
+fn too_many() -> DataPlaneError {
+    DataPlaneError::Exhausted { what: "targets that one socket can belong to", limit: SCOPES_PER_SOCKET as u32 }
 }
 
 /// What a scan of descriptors found.
@@ -87,12 +144,11 @@ struct Attached {
 pub(super) struct Tags {
     program: &'static str,
     with_process: bool,
-    cgroup_tags: BpfHashMap<MapData, u64, u64>,
-    process_tags: BpfHashMap<MapData, u32, u64>,
-    socket_tags: SkStorage<MapData, u64>,
+    cgroup_tags: BpfHashMap<MapData, u64, SocketScopes>,
+    process_tags: BpfHashMap<MapData, u32, SocketScopes>,
+    socket_tags: SkStorage<MapData, SocketScopes>,
     links: HashMap<u64, Attached>,
     holders: HashMap<Tag, Holder>,
-    next: u32,
 }
 
 fn map_error(map: &'static str) -> impl Fn(MapError) -> DataPlaneError {
@@ -101,9 +157,9 @@ fn map_error(map: &'static str) -> impl Fn(MapError) -> DataPlaneError {
 
 impl Tags {
     pub(super) fn new(
-        cgroup_tags: BpfHashMap<MapData, u64, u64>,
-        process_tags: BpfHashMap<MapData, u32, u64>,
-        socket_tags: SkStorage<MapData, u64>,
+        cgroup_tags: BpfHashMap<MapData, u64, SocketScopes>,
+        process_tags: BpfHashMap<MapData, u32, SocketScopes>,
+        socket_tags: SkStorage<MapData, SocketScopes>,
         program: &'static str,
         with_process: bool,
     ) -> Self {
@@ -115,7 +171,6 @@ impl Tags {
             socket_tags,
             links: HashMap::new(),
             holders: HashMap::new(),
-            next: 0,
         }
     }
 
@@ -124,22 +179,18 @@ impl Tags {
         self.with_process
     }
 
-    pub(super) fn allocate(&mut self) -> Result<Tag, DataPlaneError> {
-        if self.next == MAX_TAGS {
-            return Err(DataPlaneError::Exhausted { what: "socket tags", limit: MAX_TAGS });
-        }
-        let tag = Tag(self.next);
-        self.next += 1;
+    /// A tag of a scope that was never given out before.
+    pub(super) fn begin(&mut self, scope: u32) -> Tag {
+        let tag = Tag(scope);
         self.holders.insert(tag, Holder::default());
-        Ok(tag)
+        tag
     }
 
     /// Tags what is made from now on in a cgroup and those below it.
     pub(super) fn add_cgroup(&mut self, bpf: &mut Ebpf, tag: Tag, path: &Path) -> Result<(), DataPlaneError> {
         let id = self.attach(bpf, path)?;
-        let mask = self.cgroup_tags.get(&id, 0).unwrap_or(0) | tag.mask();
         crash_point::pass("tag.attached");
-        self.cgroup_tags.insert(id, mask, 0).map_err(map_error("CGROUP_TAGS"))?;
+        put(&mut self.cgroup_tags, "CGROUP_TAGS", id, tag)?;
         crash_point::pass("tag.on");
         let holder = self.holders.entry(tag).or_default();
         holder.cgroups.push(id);
@@ -160,8 +211,7 @@ impl Tags {
             let id = self.attach(bpf, cgroup)?;
             self.holders.entry(tag).or_default().cgroups.push(id);
             crash_point::pass("tag.attached");
-            let mask = self.process_tags.get(&pid, 0).unwrap_or(0) | tag.mask();
-            self.process_tags.insert(pid, mask, 0).map_err(map_error("PROCESS_TAGS"))?;
+            put(&mut self.process_tags, "PROCESS_TAGS", pid, tag)?;
         }
         crash_point::pass("tag.on");
         self.holders.entry(tag).or_default().processes.push((pid, pidfd));
@@ -232,8 +282,13 @@ impl Tags {
             scan.shared_listeners += 1;
             return Ok(false);
         }
-        let mask = self.socket_tags.get(socket, 0).unwrap_or(0) | scan.tag.mask();
-        self.socket_tags.insert(socket, mask, 0).map_err(|error| io::Error::other(super::chain(&error)))?;
+        let mut scopes = self.socket_tags.get(socket, 0).unwrap_or_default();
+        // Those of faults that are over make room.
+        keep(&mut scopes, |scope| self.holders.contains_key(&Tag(scope)));
+        if !scan.tag.add_to(&mut scopes) {
+            return Err(io::Error::other(too_many()));
+        }
+        self.socket_tags.insert(socket, scopes, 0).map_err(|error| io::Error::other(super::chain(&error)))?;
         scan.tagged += 1;
         Ok(true)
     }
@@ -272,25 +327,11 @@ impl Tags {
     }
 
     fn untag_process(&mut self, tag: Tag, pid: u32) -> Result<(), DataPlaneError> {
-        let Ok(mask) = self.process_tags.get(&pid, 0) else {
-            return Ok(());
-        };
-        match mask & !tag.mask() {
-            0 => self.process_tags.remove(&pid),
-            rest => self.process_tags.insert(pid, rest, 0),
-        }
-        .map_err(map_error("PROCESS_TAGS"))
+        take(&mut self.process_tags, "PROCESS_TAGS", pid, tag)
     }
 
     fn untag_cgroup(&mut self, tag: Tag, id: u64) -> Result<(), DataPlaneError> {
-        let Ok(mask) = self.cgroup_tags.get(&id, 0) else {
-            return Ok(());
-        };
-        match mask & !tag.mask() {
-            0 => self.cgroup_tags.remove(&id),
-            rest => self.cgroup_tags.insert(id, rest, 0),
-        }
-        .map_err(map_error("CGROUP_TAGS"))
+        take(&mut self.cgroup_tags, "CGROUP_TAGS", id, tag)
     }
 
     fn attach(&mut self, bpf: &mut Ebpf, path: &Path) -> Result<u64, DataPlaneError> {
@@ -377,6 +418,17 @@ mod tests {
         assert_eq!(socket_inode("pipe:[12345]"), None);
         assert_eq!(socket_inode("/tmp/socket:[1]"), None);
         assert_eq!(socket_inode("socket:[]"), None);
+    }
+
+    #[test]
+    fn a_socket_has_room_for_so_many_tags_and_none_is_lost_when_one_goes() {
+        let mut scopes = SocketScopes::default();
+        assert!((2..6).all(|scope| Tag(scope).add_to(&mut scopes)));
+        assert!(Tag(3).add_to(&mut scopes), "one that is there needs no room");
+        assert!(!Tag(6).add_to(&mut scopes));
+        Tag(3).remove_from(&mut scopes);
+        assert_eq!(scopes, [2, 4, 5, 0]);
+        assert!(Tag(6).add_to(&mut scopes));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::Instant;
 use firedrill_model::change::{Action, Filter, Protocol, Rule, Way};
 use firedrill_model::receipt::{DelayHistogram, PacketCount};
 
-use crate::dataplane::{self, Counters, Direction, RuleSpec};
+use crate::dataplane::{self, Counters, Direction, Loss, RuleSpec, Tag};
 
 pub fn direction(way: Way) -> Direction {
     match way {
@@ -24,7 +24,7 @@ pub fn kernel_time(at: Instant) -> u64 {
     }
 }
 
-pub fn rule(rule: &Rule, tags: u64, expires: Instant) -> RuleSpec {
+pub fn rule(rule: &Rule, tag: Option<Tag>, expires: Instant) -> RuleSpec {
     let Filter { protocol, peers, local_ports, peer_ports } = &rule.filter;
     RuleSpec {
         ifindex: rule.interface.as_ref().map(|i| i.index),
@@ -39,10 +39,11 @@ pub fn rule(rule: &Rule, tags: u64, expires: Instant) -> RuleSpec {
         peers: peers.iter().map(|p| dataplane::Cidr { address: p.address, prefix: p.prefix }).collect(),
         local_ports: local_ports.iter().map(|p| p.first..=p.last).collect(),
         peer_ports: peer_ports.iter().map(|p| p.first..=p.last).collect(),
-        tags,
+        tag,
+        flows: 1.0,
         spare_ports: rule.spare.clone(),
         action: match rule.action {
-            Action::Drop { share } => dataplane::Action::Drop { probability: share.fraction() },
+            Action::Drop { share } => dataplane::Action::Drop(Loss::Independent { probability: share.fraction() }),
             Action::Delay { delay, jitter } => dataplane::Action::Delay { delay: delay.0, jitter: jitter.0 },
         },
         expires_ns: kernel_time(expires),

@@ -93,7 +93,7 @@ impl Planes {
 
     pub fn tag(&mut self, netns: &NetnsRef, owner: &SocketOwner) -> Result<(), ChangeError> {
         let plane = self.get(netns)?;
-        let tag = plane.plane.allocate_tag()?;
+        let tag = plane.plane.allocate_tag();
         plane.tags.push((owner.clone(), tag));
         let tagged = plane.begin_tag(owner, tag);
         if tagged.is_err() {
@@ -121,17 +121,17 @@ impl Planes {
 
     pub fn add_rule(&mut self, netns: &NetnsRef, rule: &Rule, expires: Instant) -> Result<RuleHandle, ChangeError> {
         let plane = self.get(netns)?;
-        let tags = match &rule.sockets {
-            None => 0,
+        let tag = match &rule.sockets {
+            None => None,
             Some(owner) => match plane.tags.iter().find(|(o, _)| o == owner) {
-                Some((_, tag)) => tag.mask(),
+                Some((_, tag)) => Some(*tag),
                 None => {
                     let missing = std::io::Error::other("its sockets were not marked before");
                     return Err(ChangeError::failed(format!("a rule for {owner}"))(missing));
                 }
             },
         };
-        let id = plane.plane.add_rule(convert::rule(rule, tags, expires))?;
+        let id = plane.plane.add_rule(convert::rule(rule, tag, expires))?;
         Ok(RuleHandle { netns: netns.inode, id })
     }
 

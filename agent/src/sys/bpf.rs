@@ -3,7 +3,7 @@
 use std::io;
 
 use aya::Pod;
-use firedrill_abi::{Counters, Interface, Line, Rule};
+use firedrill_abi::{Counters, Interface, Line, Rule, Scope};
 
 /// A type of `firedrill_abi` as a map value. (The trait and the types are both foreign, hence the wrapper.)
 #[derive(Clone, Copy, Debug, Default)]
@@ -18,6 +18,8 @@ unsafe impl Pod for Shared<Counters> {}
 unsafe impl Pod for Shared<Interface> {}
 // SAFETY: as above.
 unsafe impl Pod for Shared<Line> {}
+// SAFETY: as above.
+unsafe impl Pod for Shared<Scope> {}
 
 /// The part of `union bpf_attr` that `BPF_PROG_QUERY` uses (bpf(2)).
 #[repr(C)]

@@ -3,7 +3,7 @@
 use std::{io, net::UdpSocket, os::fd::AsFd, time::Duration};
 
 use firedrill_agent::{
-    dataplane::{Action, Cidr, Direction, Protocol, RuleSpec},
+    dataplane::{Action, Cidr, Direction, Loss, Protocol, RuleSpec},
     sys::sockets::set_socket_option,
 };
 use nix::sys::socket::{setsockopt, sockopt};
@@ -262,7 +262,7 @@ fn a_rule_can_be_turned_up_and_down_but_not_into_another_kind() {
     let (a, b) = (pair.a.udp(&any(A4)), pair.b.udp(&any(B4)));
     let rule = plane.add_rule(udp(0.0)).unwrap();
     assert_eq!(lost(&a, &b, 100), 0);
-    plane.update_rule(rule, Action::Drop { probability: 1.0 }).unwrap();
+    plane.update_rule(rule, Action::Drop(Loss::Independent { probability: 1.0 })).unwrap();
     assert_eq!(lost(&a, &b, 10), 10);
     let delay = Action::Delay { delay: Duration::from_millis(1), jitter: Duration::ZERO };
     assert!(plane.update_rule(rule, delay).is_err());

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use firedrill_agent::dataplane::{Action, DataPlane, Direction, RuleSpec, monotonic_ns};
+use firedrill_agent::dataplane::{Action, DataPlane, Direction, Loss, RuleSpec, monotonic_ns};
 use nix::sched::{CloneFlags, setns, unshare};
 
 /// Leaves the test, loudly, when it is not run by root.
@@ -156,7 +156,7 @@ pub fn later() -> u64 {
 }
 
 pub fn drop_share(probability: f64) -> RuleSpec {
-    RuleSpec::egress(Action::Drop { probability }, later())
+    RuleSpec::egress(Action::Drop(Loss::Independent { probability }), later())
 }
 
 pub fn delay_ms(delay: u64, jitter: u64) -> RuleSpec {
