@@ -14,12 +14,13 @@ use std::time::{Duration, Instant};
 use firedrill_model::change::Plan;
 use firedrill_model::facts::{FactsSnapshot, HostFacts, TargetFacts};
 use firedrill_model::fault::{Fault, PlanError};
-use firedrill_model::receipt::Receipt;
+use firedrill_model::receipt::{Measured, Receipt};
 use firedrill_model::run::TargetPlan;
+use firedrill_model::units::Span;
 
 use crate::aftermath;
-use crate::engine::{AppliedChange, ChangeError, Engine, FaultId, Reverted, RevertedChange};
-use crate::guardian::Guardian;
+use crate::engine::{AppliedChange, ChangeError, Engine, FaultId, Leases, Reverted, RevertedChange};
+use crate::guardian::{Guardian, Watch};
 use crate::halt::{self, Halted};
 use crate::host;
 use crate::journal::{Directories, Journal, JournalError};
@@ -98,9 +99,9 @@ pub enum InjectError {
     /// Somebody halted the host.
     #[error(transparent)]
     Halted(#[from] Halted),
-    /// The guardian has died.
-    #[error("the guardian has died, and without it no fault is injected; end the run")]
-    Unguarded,
+    /// The guardian is gone, and another one could not be had.
+    #[error("{0}; end the run")]
+    Unguarded(String),
     /// The agent is gone.
     #[error("the agent has stopped")]
     Stopped,
@@ -155,6 +156,7 @@ enum Request {
 #[derive(Clone, Debug)]
 pub struct Agent {
     requests: Sender<Request>,
+    leases: Leases,
     host: HostFacts,
     recovery: Recovery,
     thread: Arc<Joiner>,
@@ -194,8 +196,8 @@ impl Agent {
             return Err(StartError::LeftOver(recovery.left));
         }
         // Before any eBPF descriptor is opened: nothing of ours may live on in the guardian.
-        let guardian = Guardian::start(&guardian, &directories).map_err(StartError::Guardian)?;
-        let pulse = guardian.pulse().map_err(StartError::Guardian)?;
+        let command = guardian;
+        let guardian = Guardian::start(&command, &directories).map_err(StartError::Guardian)?;
         let journal = Journal::begin(&directories, &facts.boot_id)?;
         let board = Board::new(&directories.run);
         let protected = Protected::new(Some(guardian.pid()));
@@ -204,25 +206,27 @@ impl Agent {
             engine,
             owner,
             guardian: Some(guardian),
+            guardian_command: command,
+            unguarded: None,
             host: facts.clone(),
             protected,
             faults: Vec::new(),
             lapsed: Vec::new(),
             board,
-            run: directories.run,
+            directories,
             halted: None,
         };
+        let leases = core.engine.leases().clone();
         let (requests, inbox) = channel();
         let thread = std::thread::Builder::new()
             .name("fd-engine".into())
             .spawn(move || {
-                pulse::set(pulse);
                 core.run(&inbox);
                 pulse::end();
             })
             .map_err(StartError::Thread)?;
         let joiner = Joiner(Mutex::new(Some((requests.clone(), thread))));
-        Ok(Self { requests, host: facts, recovery, thread: Arc::new(joiner) })
+        Ok(Self { requests, leases, host: facts, recovery, thread: Arc::new(joiner) })
     }
 
     /// The host's facts.
@@ -276,13 +280,24 @@ impl Agent {
         self.ask(Request::Receipts).unwrap_or_default()
     }
 
-    /// Renews every lease. Gives the faults that have ended by themselves since the last call.
+    /// Renews every lease, at once and until it returns: the answer may have to wait behind a unit that is slow to stop.
+    /// Gives the faults that have ended by themselves since the last call.
     ///
     /// # Errors
-    /// A lease could not be renewed, the guardian died, the host was halted, or the agent has stopped: the faults must
-    /// be ended.
+    /// A lease could not be renewed, the guardian could not be replaced, the host was halted, or the agent has stopped:
+    /// the faults must be ended.
     pub fn renew(&self) -> Result<Vec<Ended>, String> {
-        self.ask(Request::Renew).unwrap_or_else(|| Err("the agent has stopped".into()))
+        let stopped = || "the agent has stopped".to_owned();
+        let (answer, reply) = channel();
+        self.leases.renew(Instant::now());
+        self.requests.send(Request::Renew(answer)).map_err(|_| stopped())?;
+        loop {
+            match reply.recv_timeout(self.leases.ttl() / 4) {
+                Ok(renewed) => return renewed,
+                Err(RecvTimeoutError::Timeout) => self.leases.renew(Instant::now()),
+                Err(RecvTimeoutError::Disconnected) => return Err(stopped()),
+            }
+        }
     }
 
     /// What could not be undone so far.
@@ -320,14 +335,17 @@ struct Core {
     engine: Engine<LocalHost>,
     owner: Owner,
     guardian: Option<Guardian>,
+    guardian_command: Vec<OsString>,
+    /// Why there is no guardian any more. Then nothing is in force.
+    unguarded: Option<String>,
     host: HostFacts,
     protected: Protected,
     faults: Vec<InForce>,
     lapsed: Vec<Ended>,
     /// Tells other processes what is in force.
     board: Board,
-    /// Where the sign of a halt would be.
-    run: PathBuf,
+    /// Where lock, journal and the sign of a halt are.
+    directories: Directories,
     /// Once halted, an agent begins nothing any more, whether or not the sign is taken away.
     halted: Option<Halted>,
 }
@@ -336,6 +354,7 @@ impl Core {
     /// Answers requests until told to stop. A caller that did not wait for its answer is no reason to stop.
     fn run(mut self, inbox: &Receiver<Request>) {
         const TICK: Duration = Duration::from_millis(50);
+        self.feel_pulse();
         loop {
             let mut next = inbox.recv_timeout(TICK);
             // All that waits is answered before the leases are looked at: a renewal may have been waiting behind a
@@ -364,6 +383,7 @@ impl Core {
                 self.lapsed.push(ended);
             }
             self.look_for_halt();
+            self.look_after_guardian();
             if self.board.is_due() {
                 self.tell_standing();
             }
@@ -372,7 +392,7 @@ impl Core {
 
     fn look_for_halt(&mut self) {
         if self.halted.is_none()
-            && let Err(halted) = halt::check(&self.run)
+            && let Err(halted) = halt::check(&self.directories.run)
         {
             self.halted = Some(halted);
             let ended = self.revert_all();
@@ -404,7 +424,8 @@ impl Core {
                 let engine = &mut self.engine;
                 let receipts = self.faults.iter().filter_map(|f| {
                     let (fault, target) = f.fault.as_ref()?;
-                    Some((f.id, fault.receipt(target, engine.measure(f.id))))
+                    let measured = engine.measure(f.id);
+                    Some((f.id, receipt(fault, target, measured, engine.silent(f.id))))
                 });
                 let _ = answer.send(receipts.collect());
             }
@@ -426,8 +447,9 @@ impl Core {
     }
 
     fn apply(&mut self, plan: &Plan, lasts: Duration, fault: Option<(Fault, String)>) -> Result<Injected, InjectError> {
-        if !self.is_guarded() {
-            return Err(InjectError::Unguarded);
+        self.look_after_guardian();
+        if let Some(why) = &self.unguarded {
+            return Err(InjectError::Unguarded(why.clone()));
         }
         // The sign may be there since the last tick.
         self.look_for_halt();
@@ -445,8 +467,9 @@ impl Core {
     }
 
     fn renew(&mut self) -> Result<Vec<Ended>, String> {
-        if !self.is_guarded() {
-            return Err("the guardian has died; without it no fault may stay in force".into());
+        self.look_after_guardian();
+        if let Some(why) = &self.unguarded {
+            return Err(why.clone());
         }
         if let Some(halted) = &self.halted {
             return Err(halted.to_string());
@@ -454,12 +477,54 @@ impl Core {
         if let Some(why) = self.engine.journal_failure() {
             return Err(format!("{why}; what is not recorded cannot be kept in force"));
         }
-        self.engine.renew().map_err(|e| format!("a lease could not be renewed: {e}"))?;
+        self.engine.honour().map_err(|e| format!("a lease could not be renewed: {e}"))?;
         Ok(std::mem::take(&mut self.lapsed))
     }
 
-    fn is_guarded(&mut self) -> bool {
-        self.guardian.as_mut().is_some_and(Guardian::is_alive)
+    /// From now on each sign of life of this thread reaches the guardian, and honours the renewals that wait.
+    fn feel_pulse(&mut self) {
+        let leases = self.engine.leases().clone();
+        match self.guardian.as_ref().map(Guardian::pulse) {
+            Some(Ok(mut tell)) => pulse::set(move || {
+                tell();
+                leases.honour(Instant::now());
+            }),
+            // Without a sign of life it would kill us.
+            Some(Err(e)) => self.go_unguarded(&format!("the guardian cannot be told that we live: {e}")),
+            None => {}
+        }
+    }
+
+    /// Replaces a guardian that has died or does not answer. Without one, nothing stays in force.
+    fn look_after_guardian(&mut self) {
+        let Some(guardian) = &mut self.guardian else { return };
+        let fate = match guardian.look() {
+            Watch::Kept => return,
+            Watch::Dead => "has died",
+            Watch::Deaf => "does not answer",
+        };
+        tracing::warn!("the guardian {fate}; another one takes its place");
+        match Guardian::start(&self.guardian_command, &self.directories) {
+            Ok(next) => {
+                self.protected = Protected::new(Some(next.pid()));
+                let last = self.guardian.replace(next);
+                self.feel_pulse();
+                // Only now: there was never a moment without one.
+                if let Some(last) = last {
+                    last.dismiss_deaf();
+                }
+            }
+            Err(e) => self.go_unguarded(&format!("the guardian {fate}, and another one could not be started: {e}")),
+        }
+    }
+
+    fn go_unguarded(&mut self, why: &str) {
+        self.unguarded = Some(format!("{why}; without it no fault stays in force"));
+        let ended = self.revert_all();
+        self.lapsed = ended.into_iter().map(|e| Ended { lapsed: true, ..e }).collect();
+        if let Some(last) = self.guardian.take() {
+            last.dismiss_deaf();
+        }
     }
 
     fn revert(&mut self, id: FaultId) -> Ended {
@@ -478,7 +543,7 @@ impl Core {
         let at = self.faults.iter().position(|f| f.id == reverted.fault);
         let fault = at.map(|at| self.faults.remove(at)).and_then(|f| f.fault);
         self.tell_standing();
-        let receipt = fault.map(|(fault, target)| fault.receipt(&target, reverted.measured));
+        let receipt = fault.map(|(fault, target)| receipt(&fault, &target, reverted.measured, reverted.silent));
         Ended { id: reverted.fault, receipt, changes: reverted.changes, lapsed: reverted.lapsed }
     }
 
@@ -494,7 +559,7 @@ impl Core {
                 since_ns: standing::ns(f.since),
                 lease_ns: standing::ns(lease),
                 ends_ns: standing::ns(ends),
-                receipt: fault.receipt(target, engine.measure(f.id)),
+                receipt: receipt(fault, target, engine.measure(f.id), engine.silent(f.id)),
             })
         });
         self.board.tell(standing.collect());
@@ -515,4 +580,16 @@ impl Core {
         let _owned_until_here = &self.owner;
         Farewell { ended, left_over }
     }
+}
+
+/// The least time that rules were ignored in the kernel before their fault ended that a receipt tells of. A lease that
+/// lapses is seen some time later.
+const SILENCE_TOLD: Duration = Duration::from_millis(250);
+
+fn receipt(fault: &Fault, target: &str, measured: Vec<Measured>, silent: Duration) -> Receipt {
+    let mut receipt = fault.receipt(target, measured);
+    if silent >= SILENCE_TOLD {
+        receipt.was_silent(Span(Duration::from_millis(u64::try_from(silent.as_millis()).unwrap_or(u64::MAX))));
+    }
+    receipt
 }

@@ -2,19 +2,23 @@
 //!
 //! It is exec'd before any eBPF descriptor is opened, because an inherited link would keep its fault alive. It
 //! has a session and a cgroup of its own, so that what kills the agent's group spares it, and it watches the
-//! agent by pidfd. Both live or one of them does: if it dies first, the agent says so and reverts.
+//! agent by pidfd.
+//!
+//! The agent listens to it, too: it answers each sign of life. One that has died, or has not answered for [`DEAF_AFTER`], is
+//! replaced: first another one is armed, then the old one is killed. If two of them ever find the agent dead, the owner's
+//! lock lets one act, and then there is nothing left for the other.
 //!
 //! An agent that hangs (stopped, frozen, in a deadlock) is as good as dead, but would go on where it was when it wakes.
 //! So it is killed first: after [`HUNG_AFTER`] without a sign of life from the engine's thread, if changes are open.
 
 use std::ffi::OsString;
 use std::fs;
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -26,7 +30,7 @@ use nix::unistd::{getppid, read, setsid, write};
 use crate::host::{self, cgroup, process};
 use crate::journal::Directories;
 use crate::owner::{Holder, Owner};
-use crate::{aftermath, recover, sys};
+use crate::{aftermath, pulse, recover, sys};
 
 /// What the agent writes to let the guardian go in peace.
 const FAREWELL: u8 = b'q';
@@ -36,6 +40,12 @@ const BEAT: u8 = b'.';
 const BEAT_EVERY: Duration = Duration::from_millis(250);
 /// An agent that gives no sign of life for so long while changes are open is killed: the time of a lease.
 pub const HUNG_AFTER: Duration = Duration::from_secs(5);
+/// A guardian that has not answered for so long, by the agent's own waking hours, is replaced.
+pub const DEAF_AFTER: Duration = Duration::from_secs(2);
+/// How long a guardian may take to begin to watch.
+const ARM_PATIENCE: Duration = Duration::from_secs(5);
+/// How long one that was killed may take to be gone, before it is left to the kernel.
+const DYING: Duration = Duration::from_secs(1);
 /// How long a guardian may take to go when it is told to.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(5);
 /// What it is called in lists of processes.
@@ -48,6 +58,20 @@ const READY: &str = "ready";
 pub struct Guardian {
     child: Child,
     line: Option<ChildStdin>,
+    answers: Option<ChildStdout>,
+    silence: Silence,
+    looked: Instant,
+}
+
+/// What the agent finds of its guardian.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Watch {
+    /// It watches.
+    Kept,
+    /// It has died.
+    Dead,
+    /// It does not answer: it is stopped, frozen or stuck.
+    Deaf,
 }
 
 impl Guardian {
@@ -70,21 +94,19 @@ impl Guardian {
             .stderr(Stdio::null())
             .current_dir("/")
             .spawn()?;
-        let mut answer = String::new();
-        if let Some(out) = child.stdout.take() {
-            BufReader::new(out).read_line(&mut answer)?;
-        }
-        if answer.trim() != READY {
+        let (line, answers) = (child.stdin.take(), child.stdout.take());
+        let told = answers.as_ref().map_or(Ok(String::new()), |answers| first_line(answers, ARM_PATIENCE));
+        let told = told.unwrap_or_else(|e| e.to_string());
+        if told.trim() != READY {
             let _ = child.kill();
             let _ = child.wait();
-            return Err(io::Error::other(format!("the guardian did not start: {}", answer.trim())));
+            return Err(io::Error::other(format!("the guardian did not start: {}", told.trim())));
         }
-        let line = child.stdin.take();
         if let Some(line) = &line {
             // A guardian that is stopped does not read: the agent must not wait for it.
             fcntl(line, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         }
-        Ok(Self { child, line })
+        Ok(Self { child, line, answers, silence: Silence::default(), looked: Instant::now() })
     }
 
     /// What tells it that the calling thread runs, to be called often; most calls do nothing.
@@ -111,9 +133,30 @@ impl Guardian {
         self.child.id().cast_signed()
     }
 
-    /// Whether it still watches.
-    pub fn is_alive(&mut self) -> bool {
-        matches!(self.child.try_wait(), Ok(None))
+    /// Looks whether it still watches. Call it often.
+    pub(crate) fn look(&mut self) -> Watch {
+        if !matches!(self.child.try_wait(), Ok(None)) {
+            return Watch::Dead;
+        }
+        self.silence.lasts(self.looked.elapsed());
+        self.looked = Instant::now();
+        let mut bytes = [0; 512];
+        while let Some(answers) = &self.answers
+            && matches!(read(answers, &mut bytes), Ok(1..))
+        {
+            self.silence.is_broken();
+        }
+        if self.silence.0 >= DEAF_AFTER { Watch::Deaf } else { Watch::Kept }
+    }
+
+    /// Ends one that another has replaced.
+    pub(crate) fn dismiss_deaf(mut self) {
+        // It may have died before.
+        let _ = self.child.kill();
+        let pid = self.child.id();
+        if host::wait_until(DYING, || !matches!(self.child.try_wait(), Ok(None))) {
+            remove_shelter_of(pid);
+        }
     }
 
     /// Lets it go: nothing is left for it to do.
@@ -132,11 +175,45 @@ impl Guardian {
             let _ = self.child.kill();
         }
         let ended = self.child.wait().map(drop);
-        // One that was killed could not remove its group.
-        if let Some(group) = shelter_of(self.child.id()) {
-            let _ = fs::remove_dir(group);
-        }
+        remove_shelter_of(self.child.id());
         ended
+    }
+}
+
+/// Reads a line of what a process that has just been started says, and makes reading it not wait from then on.
+fn first_line(from: &ChildStdout, patience: Duration) -> io::Result<String> {
+    fcntl(from, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    let begun = Instant::now();
+    let mut line = Vec::new();
+    while !line.ends_with(b"\n") {
+        if begun.elapsed() > patience {
+            return Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("it said nothing for {} s", patience.as_secs()),
+            ));
+        }
+        // A running agent may have to wait, too.
+        pulse::beat();
+        let mut watched = [PollFd::new(from.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut watched, PollTimeout::from(100_u8)) {
+            Ok(_) | Err(nix::Error::EINTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+        let mut byte = [0];
+        match read(from, &mut byte) {
+            Ok(0) => break,
+            Ok(_) => line.push(byte[0]),
+            Err(nix::Error::EAGAIN | nix::Error::EINTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(String::from_utf8_lossy(&line).into_owned())
+}
+
+/// One that was killed could not remove its group.
+fn remove_shelter_of(pid: u32) {
+    if let Some(group) = shelter_of(pid) {
+        let _ = fs::remove_dir(group);
     }
 }
 
@@ -168,6 +245,7 @@ fn watch(directories: &Directories) -> io::Result<u8> {
     }
     writeln!(io::stdout(), "{READY}")?;
     io::stdout().flush()?;
+    fcntl(io::stdout(), FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
 
     let stdin = io::stdin();
     let mut silence = Silence::default();
@@ -189,7 +267,11 @@ fn watch(directories: &Directories) -> io::Result<u8> {
                     shelter.leave();
                     return Ok(0);
                 }
-                Ok(n) if n > 0 => silence.is_broken(),
+                Ok(n) if n > 0 => {
+                    silence.is_broken();
+                    // An agent that does not read does not miss it.
+                    let _ = write(io::stdout(), &[BEAT]);
+                }
                 Err(nix::Error::EINTR) => {}
                 // The line closes when the agent dies; wait until it is wholly gone, descriptors and all.
                 _ => {
@@ -217,8 +299,8 @@ fn watch(directories: &Directories) -> io::Result<u8> {
 /// How often the guardian looks whether the agent hangs (ms).
 const LOOK_EVERY: u16 = 250;
 
-/// How long nothing was heard of the agent, by the guardian's own waking hours: a guardian that could not run itself,
-/// because the machine was, does not blame the agent.
+/// How long nothing was heard of the other, by the listener's own waking hours: one that could not run itself, because the
+/// machine was busy or suspended, does not blame the other.
 #[derive(Debug, Default)]
 struct Silence(Duration);
 

@@ -118,6 +118,15 @@ pub struct Receipt {
     pub measured: Vec<Measured>,
 }
 
+impl Receipt {
+    /// Tells that its packet rules were out of force for `time` before it ended, because no renewal of their lease was
+    /// honoured in time.
+    pub fn was_silent(&mut self, time: Span) {
+        self.says = format!("{}; out of force for {time}, because its lease was not renewed in time", self.says);
+        self.lines.push(ReceiptLine::new("out of force", "0s", time));
+    }
+}
+
 /// One parameter: what was asked for, and what was measured.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReceiptLine {

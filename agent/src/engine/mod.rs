@@ -3,7 +3,9 @@
 //! For each change: read the old value → journal the intent with its inverse → apply → journal that it was
 //! applied → read back. A revert runs from the record, is idempotent, tries everything, and reports all that
 //! failed. What two faults need in common (an attached program, a delay line) is made once and goes with the last.
+//! How long a fault may last is the affair of [`lease`].
 
+mod lease;
 #[cfg(test)]
 mod tests;
 
@@ -16,6 +18,8 @@ use firedrill_model::receipt::Measured;
 use crate::crash_point;
 use crate::journal::{Journal, JournalError};
 use crate::undo::{Undo, UndoError};
+
+pub use lease::{Expiry, Leases};
 
 /// The host that changes are made on. The real one is [`crate::local::LocalHost`]; tests have another.
 pub trait Host {
@@ -37,11 +41,8 @@ pub trait Host {
     /// What a change has measured so far.
     fn measure(&mut self, change: &Change, handle: &mut Self::Handle) -> Option<Measured>;
 
-    /// Moves the time at which the kernel ignores a change by itself.
-    ///
-    /// # Errors
-    /// The kernel refuses.
-    fn renew(&mut self, handle: &mut Self::Handle, expires: Instant) -> Result<(), ChangeError>;
+    /// What moves the time at which the kernel ignores a change by itself; `None` when it does not.
+    fn expiry(&self, handle: &Self::Handle) -> Option<Box<dyn Expiry>>;
 
     /// Lets go of a change: stops workers, closes descriptors. Its inverse runs right after. Gives the last word of
     /// what it measured, where letting go still adds to it.
@@ -58,6 +59,11 @@ pub trait Host {
 
     /// Regular work, some times a second.
     fn tick(&mut self) {}
+
+    /// The monotonic time by which leases are counted.
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
 }
 
 /// Why a change could not be made.
@@ -90,6 +96,9 @@ pub enum ChangeError {
         /// What was read back.
         seen: String,
     },
+    /// The fault's owner did not renew it while its changes before this one were made.
+    #[error("the fault was not renewed for {} s while it was being injected, so its lease lapsed", .0.as_secs_f64())]
+    Lapsed(Duration),
     /// It could not be recorded, so it was not made, or undone at once.
     #[error("{0}; without a record nothing is changed")]
     Journal(#[from] JournalError),
@@ -136,6 +145,8 @@ pub struct Reverted {
     pub changes: Vec<RevertedChange>,
     /// What its changes measured in all, in the plan's order.
     pub measured: Vec<Measured>,
+    /// How long the kernel ignored its packet rules before that, for want of a renewal that was honoured in time.
+    pub silent: Duration,
     /// Whether it ended because its lease lapsed, and not by request.
     pub lapsed: bool,
 }
@@ -149,22 +160,12 @@ struct Live<H> {
     users: Vec<FaultId>,
 }
 
-/// A fault in force.
-struct Fault {
-    id: FaultId,
-    /// When it ends whatever happens.
-    deadline: Instant,
-    /// When it ends unless renewed.
-    lease: Instant,
-}
-
 /// The engine.
 pub struct Engine<H: Host> {
     host: H,
     journal: Journal,
-    ttl: Duration,
+    leases: Leases,
     live: Vec<Live<H::Handle>>,
-    faults: Vec<Fault>,
     next: u64,
     left_over: Vec<String>,
 }
@@ -172,7 +173,12 @@ pub struct Engine<H: Host> {
 impl<H: Host> Engine<H> {
     /// An engine on a host with nothing outstanding. A fault that is not renewed for `ttl` is reverted.
     pub fn new(host: H, journal: Journal, ttl: Duration) -> Self {
-        Self { host, journal, ttl, live: Vec::new(), faults: Vec::new(), next: 1, left_over: Vec::new() }
+        Self { host, journal, leases: Leases::new(ttl), live: Vec::new(), next: 1, left_over: Vec::new() }
+    }
+
+    /// The leases of its faults.
+    pub fn leases(&self) -> &Leases {
+        &self.leases
     }
 
     /// The host.
@@ -180,7 +186,8 @@ impl<H: Host> Engine<H> {
         &mut self.host
     }
 
-    /// Applies a plan as one fault, for at most `lasts`. When a change fails, those before it are undone.
+    /// Applies a plan as one fault, for at most `lasts` from when all of it is in force; its lease begins now. When a
+    /// change fails, those before it are undone.
     ///
     /// # Errors
     /// The change that failed; with how the undoing of the others went.
@@ -191,13 +198,10 @@ impl<H: Host> Engine<H> {
     ) -> Result<(FaultId, Vec<AppliedChange>), (ChangeError, Reverted)> {
         let id = FaultId(self.next);
         self.next += 1;
-        self.faults.push(Fault { id, deadline: Instant::now() + lasts, lease: Instant::now() + self.ttl });
+        self.leases.begin(id, self.host.now());
         let mut applied = Vec::new();
         for change in &plan.changes {
-            // Counted from now each time: an earlier change, such as the stop of a slow unit, may have taken longer
-            // than a lease.
-            let expires = Instant::now() + lasts.min(self.ttl);
-            match self.apply_one(id, change, expires) {
+            match self.apply_one(id, change) {
                 Ok(Some(number)) => applied.push(AppliedChange { number, what: change.clone() }),
                 Ok(None) => {}
                 Err(error) => {
@@ -206,29 +210,36 @@ impl<H: Host> Engine<H> {
                 }
             }
         }
-        // The fault's time begins when all of it is in force.
-        if let Some(fault) = self.faults.iter_mut().find(|f| f.id == id) {
-            (fault.deadline, fault.lease) = (Instant::now() + lasts, Instant::now() + self.ttl);
-        }
+        let now = self.host.now();
+        self.leases.limit(id, now + lasts, now);
         Ok((id, applied))
     }
 
     /// Applies one change; `None` when it is in force already for another fault, which it then shares.
-    fn apply_one(&mut self, id: FaultId, change: &Change, expires: Instant) -> Result<Option<u64>, ChangeError> {
+    fn apply_one(&mut self, id: FaultId, change: &Change) -> Result<Option<u64>, ChangeError> {
         if let Some(same) = self.live.iter_mut().find(|l| same_object(&l.what, change)) {
             if is_shared(&same.what, change) {
                 same.users.push(id);
+                self.leases.share(same.number, id);
                 return Ok(None);
             }
             return Err(ChangeError::Taken { what: change.to_string(), holder: same.what.to_string() });
         }
         let undo = self.host.prepare(change)?;
+        // An earlier change, such as the stop of a slow unit, may have taken longer than a lease.
+        let now = self.host.now();
+        self.leases.honour(now);
+        let expires = self.leases.ends(id).filter(|ends| now < *ends);
+        let expires = expires.ok_or(ChangeError::Lapsed(self.leases.ttl()))?;
         let number = self.journal.intend(change, &undo)?;
         crash_point::pass("change.apply.before");
         let made = self.host.apply(change, expires);
         crash_point::pass("change.apply.after");
         match made {
             Ok(handle) => {
+                if let Some(expiry) = self.host.expiry(&handle) {
+                    self.leases.hold(number, id, expiry, expires);
+                }
                 self.live.push(Live { number, what: change.clone(), undo, handle, users: vec![id] });
                 // The intent would be enough to undo it, but a journal that cannot be written would not take the next.
                 self.journal.applied(number)?;
@@ -271,34 +282,29 @@ impl<H: Host> Engine<H> {
 
     /// When a fault ends unless it is renewed, and when it ends whatever happens; `None` when it has ended.
     pub fn deadlines(&self, id: FaultId) -> Option<(Instant, Instant)> {
-        self.faults.iter().find(|f| f.id == id).map(|f| (f.lease.min(f.deadline), f.deadline))
+        self.leases.deadlines(id)
     }
 
-    /// Renews every lease.
+    /// How long the kernel has ignored the packet rules of a fault that goes on.
+    pub fn silent(&self, id: FaultId) -> Duration {
+        self.leases.silent(id, self.host.now())
+    }
+
+    /// Honours the renewals that wait.
     ///
     /// # Errors
-    /// The kernel refuses to move an expiry; the fault then ends at its old one.
-    pub fn renew(&mut self) -> Result<(), ChangeError> {
-        let now = Instant::now();
-        let mut result = Ok(());
-        for fault in &mut self.faults {
-            fault.lease = now + self.ttl;
-        }
-        for live in &mut self.live {
-            let until =
-                self.faults.iter().filter(|f| live.users.contains(&f.id)).map(|f| f.deadline.min(f.lease)).max();
-            if let Some(until) = until {
-                result = result.and(self.host.renew(&mut live.handle, until));
-            }
-        }
-        result
+    /// The kernel has refused to move an expiry since the last call; the fault then goes quiet at its old one.
+    pub fn honour(&mut self) -> Result<(), ChangeError> {
+        self.leases.honour(self.host.now());
+        self.leases.trouble().map_or(Ok(()), Err)
     }
 
     /// Ends a fault: its changes are undone, last first, except those that another fault still needs. Ending a
     /// fault that has ended is nothing.
     pub fn revert(&mut self, id: FaultId) -> Reverted {
-        let mut reverted = Reverted { fault: id, changes: Vec::new(), measured: Vec::new(), lapsed: false };
-        self.faults.retain(|f| f.id != id);
+        let silent = self.silent(id);
+        let mut reverted = Reverted { fault: id, changes: Vec::new(), measured: Vec::new(), silent, lapsed: false };
+        self.leases.end(id);
         for i in (0..self.live.len()).rev() {
             let live = &mut self.live[i];
             if !live.users.contains(&id) {
@@ -323,6 +329,7 @@ impl<H: Host> Engine<H> {
 
     fn revert_one(&mut self, live: Live<H::Handle>) -> (RevertedChange, Option<Measured>) {
         let Live { number, what, undo, handle, .. } = live;
+        self.leases.release(number);
         crash_point::pass("change.release.before");
         let released = self.host.release(&what, handle);
         crash_point::pass("change.release.after");
@@ -345,17 +352,15 @@ impl<H: Host> Engine<H> {
 
     /// Ends every fault, the youngest first.
     pub fn revert_all(&mut self) -> Vec<Reverted> {
-        let mut ids: Vec<FaultId> = self.faults.iter().map(|f| f.id).collect();
-        ids.reverse();
-        ids.into_iter().map(|id| self.revert(id)).collect()
+        self.leases.faults().into_iter().rev().map(|id| self.revert(id)).collect()
     }
 
     /// Regular work: ends faults whose deadline or lease has passed, and lets the host do its own.
     pub fn tick(&mut self) -> Vec<Reverted> {
         self.host.tick();
-        let now = Instant::now();
-        let over: Vec<FaultId> = self.faults.iter().filter(|f| now >= f.deadline.min(f.lease)).map(|f| f.id).collect();
-        over.into_iter().map(|id| Reverted { lapsed: true, ..self.revert(id) }).collect()
+        let now = self.host.now();
+        self.leases.honour(now);
+        self.leases.over(now).into_iter().map(|id| Reverted { lapsed: true, ..self.revert(id) }).collect()
     }
 
     /// What could not be undone so far.

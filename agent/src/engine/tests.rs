@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 
 use firedrill_model::change::{Rule, Way};
 use firedrill_model::facts::{CgroupRef, Interface, NetnsRef, ProcessRef};
@@ -12,6 +13,37 @@ use firedrill_model::units::{Percent, Span};
 use super::*;
 use crate::journal::{self, Directories};
 
+/// A time that passes only when it is told to.
+#[derive(Clone)]
+struct Clock(Arc<Mutex<Instant>>);
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self(Arc::new(Mutex::new(Instant::now())))
+    }
+}
+
+impl Clock {
+    fn now(&self) -> Instant {
+        *self.0.lock().expect("a clock")
+    }
+
+    fn pass(&self, time: Duration) {
+        *self.0.lock().expect("a clock") += time;
+    }
+}
+
+type Expiries = Arc<Mutex<BTreeMap<String, Instant>>>;
+
+struct FakeExpiry(String, Expiries);
+
+impl Expiry for FakeExpiry {
+    fn move_to(&self, at: Instant) -> Result<bool, ChangeError> {
+        self.1.lock().expect("expiries").insert(self.0.clone(), at);
+        Ok(true)
+    }
+}
+
 /// A host that remembers what is in force, and fails when told to.
 #[derive(Default)]
 struct FakeHost {
@@ -19,14 +51,18 @@ struct FakeHost {
     /// What was done, in order: `+change` applied, `!change` failed to apply, `-change` undone.
     log: Vec<String>,
     in_force: BTreeSet<String>,
-    /// When each change in force ends by itself.
-    expiries: BTreeMap<String, Instant>,
+    /// When the kernel ignores each change by itself.
+    expiries: Expiries,
     /// Fail the apply with this number, counted from 0 over the host's life.
     fail_apply: Option<usize>,
     /// Changes whose undo fails.
     fail_undo: BTreeSet<String>,
     applies: usize,
+    clock: Clock,
+    /// How long each change takes.
     slow: Duration,
+    /// Whose owner renews all the while, as an engine that waits with patience sees it.
+    renewing: Option<Leases>,
     undo_runs: BTreeMap<String, u32>,
 }
 
@@ -57,7 +93,7 @@ impl Host for FakeHost {
                 "{name} is made before it is recorded"
             );
         }
-        std::thread::sleep(self.slow);
+        self.wait(self.slow);
         let number = self.applies;
         self.applies += 1;
         if self.fail_apply == Some(number) {
@@ -65,7 +101,7 @@ impl Host for FakeHost {
             return Err(ChangeError::NoEffect { what: name, seen: "told to fail".into() });
         }
         assert!(self.in_force.insert(name.clone()), "{name} is made a second time");
-        self.expiries.insert(name.clone(), expires);
+        self.expiries.lock().expect("expiries").insert(name.clone(), expires);
         self.log.push(format!("+{name}"));
         Ok(name)
     }
@@ -74,9 +110,12 @@ impl Host for FakeHost {
         Some(Measured::State { in_force: self.in_force.contains(handle), seen: handle.clone(), held: Span::default() })
     }
 
-    fn renew(&mut self, handle: &mut String, expires: Instant) -> Result<(), ChangeError> {
-        self.expiries.insert(handle.clone(), expires);
-        Ok(())
+    fn expiry(&self, handle: &String) -> Option<Box<dyn Expiry>> {
+        Some(Box::new(FakeExpiry(handle.clone(), Arc::clone(&self.expiries))))
+    }
+
+    fn now(&self) -> Instant {
+        self.clock.now()
     }
 
     fn release(&mut self, _: &Change, handle: String) -> Result<Option<Measured>, ChangeError> {
@@ -93,6 +132,23 @@ impl Host for FakeHost {
         self.in_force.remove(&name);
         self.log.push(format!("-{name}"));
         Ok("undone".into())
+    }
+}
+
+impl FakeHost {
+    /// As the real one waits for something slow: with signs of life.
+    fn wait(&self, time: Duration) {
+        for _ in 0..10 {
+            self.clock.pass(time / 10);
+            if let Some(leases) = &self.renewing {
+                leases.renew(self.clock.now());
+                leases.honour(self.clock.now());
+            }
+        }
+    }
+
+    fn expires(&self, change: &Change) -> Instant {
+        self.expiries.lock().expect("expiries")[&change.to_string()]
     }
 }
 
@@ -123,6 +179,26 @@ impl Bench {
     fn outstanding(&self) -> BTreeSet<String> {
         let bytes = fs::read(self.directories.journal()).expect("a journal");
         journal::outstanding(&bytes).iter().map(|o| o.what.to_string()).collect()
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.engine.host().clock.pass(time);
+    }
+
+    fn now(&mut self) -> Instant {
+        self.engine.host().clock.now()
+    }
+
+    fn renew(&mut self) {
+        let now = self.now();
+        self.engine.leases().renew(now);
+        self.engine.honour().expect("renews");
+    }
+
+    /// From now on the owner renews also while a change is slow.
+    fn renew_meanwhile(&mut self) {
+        let leases = self.engine.leases().clone();
+        self.engine.host().renewing = Some(leases);
     }
 
     fn apply(&mut self, changes: &[Change]) -> FaultId {
@@ -240,8 +316,8 @@ fn a_change_that_somebody_else_has_just_made_is_not_undone() {
         fn measure(&mut self, _: &Change, _: &mut String) -> Option<Measured> {
             None
         }
-        fn renew(&mut self, _: &mut String, _: Instant) -> Result<(), ChangeError> {
-            Ok(())
+        fn expiry(&self, _: &String) -> Option<Box<dyn Expiry>> {
+            None
         }
         fn release(&mut self, _: &Change, _: String) -> Result<Option<Measured>, ChangeError> {
             Ok(None)
@@ -351,16 +427,19 @@ fn two_rules_alike_are_two_rules() {
     assert_eq!(bench.engine.revert_all().len(), 1);
 }
 
+const TENTH: Duration = Duration::from_millis(100);
+const SECOND: Duration = Duration::from_secs(1);
+
 #[test]
 fn a_fault_whose_lease_lapses_is_reverted_by_the_next_tick_and_a_renewed_one_is_not() {
-    let mut bench = Bench::new(Duration::from_millis(200));
+    let mut bench = Bench::new(SECOND);
     let id = bench.apply(&five());
     for _ in 0..4 {
-        std::thread::sleep(Duration::from_millis(80));
-        bench.engine.renew().expect("renews");
+        bench.pass(9 * TENTH);
+        bench.renew();
         assert!(bench.engine.tick().is_empty());
     }
-    std::thread::sleep(Duration::from_millis(250));
+    bench.pass(SECOND);
     let ended = bench.engine.tick();
     assert_eq!(ended.len(), 1);
     assert!(ended[0].lapsed && ended[0].fault == id);
@@ -369,38 +448,89 @@ fn a_fault_whose_lease_lapses_is_reverted_by_the_next_tick_and_a_renewed_one_is_
 }
 
 #[test]
+fn a_lapsed_lease_is_not_resumed_by_a_late_renewal() {
+    let mut bench = Bench::new(SECOND);
+    bench.apply(&[rule(1.0)]);
+    let lapses = bench.engine.host().expires(&rule(1.0));
+    bench.pass(SECOND);
+    bench.renew();
+    assert_eq!(bench.engine.host().expires(&rule(1.0)), lapses, "the kernel is told nothing");
+    bench.pass(TENTH);
+    bench.renew();
+    let ended = bench.engine.tick();
+    assert!(ended.len() == 1 && ended[0].lapsed);
+    assert_eq!(ended[0].silent, TENTH, "it was ignored until it was reverted");
+}
+
+#[test]
+fn a_renewal_in_time_that_is_honoured_late_leaves_a_gap_which_is_told() {
+    let mut bench = Bench::new(SECOND);
+    let id = bench.apply(&[rule(1.0)]);
+    bench.pass(9 * TENTH);
+    let in_time = bench.now();
+    bench.engine.leases().renew(in_time);
+    bench.pass(5 * TENTH);
+    assert!(bench.engine.tick().is_empty(), "its owner did renew");
+    assert_eq!(bench.engine.silent(id), 4 * TENTH);
+    assert_eq!(bench.engine.host().expires(&rule(1.0)), in_time + SECOND);
+    assert_eq!(bench.engine.revert(id).silent, 4 * TENTH);
+}
+
+#[test]
 fn no_renewal_carries_a_fault_beyond_its_deadline() {
     let mut bench = Bench::new(TTL);
-    bench.engine.apply(&plan(&[rule(1.0)]), Duration::from_millis(50)).map_err(|e| e.0).expect("applies");
-    let begun = Instant::now();
-    bench.engine.renew().expect("renews");
-    let expires = bench.engine.host().expiries[&rule(1.0).to_string()];
-    assert!(expires <= begun + Duration::from_millis(50), "the kernel is not told a later time either");
-    std::thread::sleep(Duration::from_millis(60));
-    bench.engine.renew().expect("renews");
+    bench.engine.apply(&plan(&[rule(1.0)]), SECOND).map_err(|e| e.0).expect("applies");
+    let ends = bench.now() + SECOND;
+    bench.renew();
+    assert_eq!(bench.engine.host().expires(&rule(1.0)), ends, "the kernel is not told a later time either");
+    bench.pass(SECOND);
+    bench.renew();
     assert_eq!(bench.engine.tick().len(), 1);
 }
 
 #[test]
 fn a_shared_change_lasts_as_long_as_the_fault_that_lasts_longest() {
     let mut bench = Bench::new(TTL);
-    bench.engine.apply(&plan(&[attach(1)]), Duration::from_millis(10)).map_err(|e| e.0).expect("applies");
+    bench.engine.apply(&plan(&[attach(1)]), TENTH).map_err(|e| e.0).expect("applies");
     bench.apply(&[attach(1)]);
-    bench.engine.renew().expect("renews");
-    assert!(bench.engine.host().expiries[&attach(1).to_string()] > Instant::now() + Duration::from_secs(60));
-    std::thread::sleep(Duration::from_millis(20));
+    bench.renew();
+    let now = bench.now();
+    assert!(bench.engine.host().expires(&attach(1)) > now + 60 * SECOND);
+    bench.pass(2 * TENTH);
     assert_eq!(bench.engine.tick().len(), 1);
     assert!(!bench.engine.is_idle(), "the second fault still needs it");
 }
 
 #[test]
-fn changes_slower_than_the_lease_do_not_end_the_fault_that_they_make() {
-    let mut bench = Bench::new(Duration::from_millis(60));
-    bench.engine.host().slow = Duration::from_millis(50);
-    bench.apply(&five());
-    assert!(bench.engine.tick().is_empty(), "its time begins when all of it is in force");
-    let expires = bench.engine.host().expiries[&rule(30.0).to_string()];
-    assert!(expires > Instant::now() - Duration::from_millis(50), "its rule was not born expired");
+fn changes_slower_than_the_lease_end_no_fault_while_its_owner_renews() {
+    let mut bench = Bench::new(SECOND);
+    let first = bench.apply(&[rule(1.0)]);
+    bench.engine.host().slow = 8 * TENTH;
+    bench.renew_meanwhile();
+    let second = bench.engine.apply(&plan(&five()), 3 * SECOND).map_err(|e| e.0).expect("applies").0;
+    assert!(bench.engine.tick().is_empty(), "neither the new fault nor the one before it");
+    let now = bench.now();
+    for change in [rule(1.0), rule(30.0)] {
+        assert_eq!(bench.engine.host().expires(&change), now + SECOND, "{change}");
+    }
+    assert_eq!(bench.engine.silent(first) + bench.engine.silent(second), Duration::ZERO);
+    bench.engine.host().renewing = None;
+    for _ in 0..5 {
+        bench.pass(6 * TENTH);
+        bench.renew();
+    }
+    let ended: Vec<FaultId> = bench.engine.tick().iter().map(|r| r.fault).collect();
+    assert_eq!(ended, [second], "its time begins when all of it is in force");
+}
+
+#[test]
+fn what_is_not_renewed_while_it_is_slowly_applied_is_given_up() {
+    let mut bench = Bench::new(SECOND);
+    bench.engine.host().slow = 4 * TENTH;
+    let (error, reverted) = bench.engine.apply(&plan(&five()), LONG).expect_err("its owner hangs");
+    assert!(matches!(error, ChangeError::Lapsed(ttl) if ttl == SECOND), "{error}");
+    assert_eq!(reverted.changes.len(), 3, "no change is begun after the lease has ended");
+    assert!(bench.engine.is_idle() && bench.outstanding().is_empty());
 }
 
 #[test]
@@ -507,7 +637,7 @@ fn whatever_happens_every_applied_change_is_reverted_exactly_once_or_reported() 
                     note(bench.engine.revert(id).changes);
                 }
                 7 => bench.engine.tick().into_iter().for_each(|r| note(r.changes)),
-                8 => bench.engine.renew().expect("renews"),
+                8 => bench.renew(),
                 _ => {}
             }
         }

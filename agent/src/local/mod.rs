@@ -6,6 +6,7 @@ mod planes;
 
 use std::path::PathBuf;
 use std::process::Child;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use firedrill_model::change::{Change, Victim};
@@ -14,12 +15,12 @@ use firedrill_model::receipt::Measured;
 use firedrill_model::units::Span;
 use nix::libc;
 
-use crate::engine::{ChangeError, Host};
+use crate::engine::{ChangeError, Expiry, Host};
 use crate::host::{cgroup, netns, process, systemd, wait_until};
 use crate::undo::{self, Undo, UndoError};
 use crate::{crash_point, dataplane, stage, sysctl};
 use kill::KillWatch;
-use planes::{Planes, RuleHandle};
+use planes::{Planes, RuleExpiry, RuleHandle};
 
 /// How long a state may take to be in force after it was asked for.
 const STATE_PATIENCE: Duration = Duration::from_secs(5);
@@ -59,7 +60,8 @@ enum State {
 /// This host.
 pub struct LocalHost {
     facts: HostFacts,
-    planes: Planes,
+    /// Shared with what moves the expiries of rules.
+    planes: Arc<Mutex<Planes>>,
     log_directory: Option<PathBuf>,
     last_look: Instant,
 }
@@ -67,7 +69,7 @@ pub struct LocalHost {
 impl LocalHost {
     /// This host. Processes of a stage write their output to files in `log_directory`.
     pub fn new(facts: HostFacts, log_directory: Option<PathBuf>) -> Self {
-        Self { facts, planes: Planes::default(), log_directory, last_look: Instant::now() }
+        Self { facts, planes: Arc::default(), log_directory, last_look: Instant::now() }
     }
 }
 
@@ -145,18 +147,18 @@ impl Host for LocalHost {
         let failed = || ChangeError::failed(change.to_string());
         Ok(match change {
             Change::Attach { netns, interface, direction } => {
-                self.planes.attach(netns, interface, *direction)?;
+                self.planes().attach(netns, interface, *direction)?;
                 Handle::Nothing
             }
             Change::DelayLine { netns, interface, direction } => {
-                self.planes.start_line(netns, interface, *direction)?;
+                self.planes().start_line(netns, interface, *direction)?;
                 Handle::Nothing
             }
             Change::Tag { netns, sockets } => {
-                self.planes.tag(netns, sockets)?;
+                self.planes().tag(netns, sockets)?;
                 Handle::Nothing
             }
-            Change::Rule { netns, rule } => Handle::Rule(self.planes.add_rule(netns, rule, expires)?),
+            Change::Rule { netns, rule } => Handle::Rule(self.planes().add_rule(netns, rule, expires)?),
             Change::Sysctl { netns, key, value } => {
                 sysctl::write(netns, key, value).map_err(failed())?;
                 Handle::Nothing
@@ -211,31 +213,33 @@ impl Host for LocalHost {
 
     fn measure(&mut self, change: &Change, handle: &mut Handle) -> Option<Measured> {
         match (change, handle) {
-            (Change::Rule { netns, .. }, Handle::Rule(rule)) => self.planes.count(netns, rule).map(Measured::Packets),
+            (Change::Rule { netns, .. }, Handle::Rule(rule)) => self.planes().count(netns, rule).map(Measured::Packets),
             (_, Handle::Kill(watch)) => Some(Measured::Kill(watch.count())),
             (_, Handle::State(watched)) => Some(watched.read_back()),
             _ => None,
         }
     }
 
-    fn renew(&mut self, handle: &mut Handle, expires: Instant) -> Result<(), ChangeError> {
+    fn expiry(&self, handle: &Handle) -> Option<Box<dyn Expiry>> {
         match handle {
-            Handle::Rule(rule) => self.planes.set_expiry(rule, expires),
-            _ => Ok(()),
+            Handle::Rule(rule) => Some(Box::new(RuleExpiry::new(rule, &self.planes))),
+            _ => None,
         }
     }
 
     fn release(&mut self, change: &Change, handle: Handle) -> Result<Option<Measured>, ChangeError> {
         match (change, handle) {
             (Change::Rule { netns, .. }, Handle::Rule(rule)) => {
-                return Ok(self.planes.remove_rule(netns, rule)?.map(Measured::Packets));
+                return Ok(self.planes().remove_rule(netns, rule)?.map(Measured::Packets));
             }
             (_, Handle::Kill(mut watch)) => return Ok(Some(Measured::Kill(watch.end()))),
-            (Change::Attach { netns, interface, direction }, _) => self.planes.detach(netns, interface, *direction)?,
-            (Change::DelayLine { netns, interface, direction }, _) => {
-                self.planes.stop_line(netns, interface, *direction)?;
+            (Change::Attach { netns, interface, direction }, _) => {
+                self.planes().detach(netns, interface, *direction)?
             }
-            (Change::Tag { netns, sockets }, _) => self.planes.untag(netns, sockets)?,
+            (Change::DelayLine { netns, interface, direction }, _) => {
+                self.planes().stop_line(netns, interface, *direction)?;
+            }
+            (Change::Tag { netns, sockets }, _) => self.planes().untag(netns, sockets)?,
             (Change::Spawn { .. }, Handle::Child(mut child)) => {
                 // Killed here as well as with its group, so that it is reaped and does not keep the group busy.
                 let _ = child.kill();
@@ -256,12 +260,16 @@ impl Host for LocalHost {
         const LOOK_EVERY: Duration = Duration::from_millis(500);
         if self.last_look.elapsed() >= LOOK_EVERY {
             self.last_look = Instant::now();
-            self.planes.look_again();
+            self.planes().look_again();
         }
     }
 }
 
 impl LocalHost {
+    fn planes(&self) -> MutexGuard<'_, Planes> {
+        self.planes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Waits until a state is in force, and watches it from then on.
     fn in_force(&self, change: &Change, what: State) -> Result<Handle, ChangeError> {
         let mut watched = Watched { since: Instant::now(), what, broken: None, last: String::new() };

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::sync::{Arc, Mutex, TryLockError, Weak};
 use std::time::Instant;
 
 use firedrill_model::change::{Rule, SocketOwner, Way};
@@ -11,14 +12,38 @@ use firedrill_model::receipt::PacketCount;
 
 use super::convert;
 use crate::dataplane::{DataPlane, RuleId, Tag, is_own_tap};
-use crate::engine::ChangeError;
+use crate::engine::{ChangeError, Expiry};
 use crate::host::{cgroup, netns, process};
 
 /// A rule in force.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct RuleHandle {
     netns: u64,
     id: RuleId,
+}
+
+/// The expiry of a rule in force. It keeps nothing in force itself.
+pub struct RuleExpiry {
+    rule: RuleHandle,
+    planes: Weak<Mutex<Planes>>,
+}
+
+impl RuleExpiry {
+    pub fn new(rule: &RuleHandle, planes: &Arc<Mutex<Planes>>) -> Self {
+        Self { rule: *rule, planes: Arc::downgrade(planes) }
+    }
+}
+
+impl Expiry for RuleExpiry {
+    fn move_to(&self, at: Instant) -> Result<bool, ChangeError> {
+        let Some(planes) = self.planes.upgrade() else { return Ok(true) };
+        match planes.try_lock() {
+            Ok(mut planes) => planes.set_expiry(&self.rule, at).map(|()| true),
+            Err(TryLockError::Poisoned(planes)) => planes.into_inner().set_expiry(&self.rule, at).map(|()| true),
+            // Called from within a call to them.
+            Err(TryLockError::WouldBlock) => Ok(false),
+        }
+    }
 }
 
 /// All data planes, by inode of their namespace.

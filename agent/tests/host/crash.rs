@@ -221,6 +221,8 @@ pub fn what_an_agent_and_its_guardian_leave_when_both_are_killed_is_undone_by_th
     let mut doomed = Doomed::armed(&directories, plan(stage.changes(&["sleep", "1000"])), faults);
     let guardian = guardian_of(&directories).expect("a guardian");
     let identity = process::stat(guardian).expect("it lives").process;
+    // Stopped first, so that it does not notice.
+    process::signal(&doomed.identity(), Signal::SIGSTOP as i32).expect("stopped");
     process::signal(&identity, Signal::SIGKILL as i32).expect("killed");
     doomed.kill();
     assert!(frozen.is_frozen() && !stage.is_gone(), "nobody was there to undo it");
@@ -256,25 +258,6 @@ pub fn the_guardian_lives_apart_from_its_agent_and_holds_nothing_of_its() {
         open.filter_map(|e| Some(fs::read_link(e.ok()?.path()).ok()?.display().to_string())).collect();
     assert!(!links.is_empty());
     assert!(links.iter().all(|l| !l.contains("bpf") && !l.contains("tun") && !l.contains("owner")), "{links:?}");
-}
-
-pub fn without_its_guardian_an_agent_keeps_no_fault() {
-    let group = Group::new("unguarded");
-    let _member = group.start(&["sleep", "1000"], None);
-    let bench = Bench::new();
-    bench.agent.inject(&bench.resolve(group.spec()), &fault("pause", json!({})), LONG).expect("injected");
-    assert!(bench.agent.renew().is_ok());
-    let guardian = guardian_of(&bench.folder.directories()).expect("a guardian");
-    let identity = process::stat(guardian).expect("alive").process;
-    process::signal(&identity, Signal::SIGKILL as i32).expect("killed");
-    assert!(wait_until(SOON, || bench.agent.renew().is_err()));
-    let why = bench.agent.renew().expect_err("it stays so");
-    assert!(why.contains("guardian has died"), "{why}");
-    let refused = bench.agent.inject(&bench.resolve(group.spec()), &fault("kill", json!({})), LONG);
-    assert!(refused.is_err(), "nothing new is begun either");
-    bench.agent.stop();
-    assert!(!group.is_frozen());
-    assert!(!shelter_of(guardian).exists(), "the group of a guardian that was killed is removed for it");
 }
 
 pub fn an_agent_that_says_farewell_leaves_no_process_group_or_journal() {

@@ -82,10 +82,11 @@ pub fn what_is_left_by_an_agent_and_its_guardian_is_undone_by_a_halt() {
     let directories = folder.directories();
     let guardian = guardian_of(&directories).expect("a guardian");
     let identity = process::stat(guardian).expect("it lives").process;
+    // Stopped first, so that it does not get itself another one.
+    process::signal(&doomed.identity(), Signal::SIGSTOP as i32).expect("stopped");
     process::signal(&identity, Signal::SIGKILL as i32).expect("killed");
-    // It has no handler: SIGTERM ends it without a revert, and nobody else is left to do it.
     let halt = halt::end(&directories).expect("ended");
-    assert_eq!(halt.ending, Ending::Stopped);
+    assert_eq!(halt.ending, Ending::Killed);
     assert!(!group.is_frozen() && recover::outstanding(&directories).is_empty(), "{halt:?}");
     assert_eq!(halt.recovery.undone.len(), 1, "{halt:?}");
     drop(doomed);

@@ -6,9 +6,11 @@
 mod changes;
 mod crash;
 mod faults;
+mod guardians;
 mod halts;
 mod hangs;
 mod kills;
+mod leases;
 mod parts;
 mod snapshots;
 mod stages;
@@ -50,7 +52,6 @@ fn main() -> ExitCode {
             the_host_is_clean_whenever_the_agent_is_killed,
             what_an_agent_and_its_guardian_leave_when_both_are_killed_is_undone_by_the_next_agent,
             the_guardian_lives_apart_from_its_agent_and_holds_nothing_of_its,
-            without_its_guardian_an_agent_keeps_no_fault,
             an_agent_that_says_farewell_leaves_no_process_group_or_journal,
             a_dropped_agent_reverts_everything,
             a_second_agent_is_refused_with_the_name_of_the_first,
@@ -62,6 +63,10 @@ fn main() -> ExitCode {
             a_second_delay_does_not_take_the_first_ones_tap_for_an_interface,
             parameters_are_restored_though_the_process_that_named_the_namespace_has_ended,
             a_program_that_is_still_attached_is_not_called_gone;
+        guardians: a_guardian_that_is_killed_is_replaced_by_one_that_reverts,
+            a_guardian_that_is_stopped_is_replaced_by_one_that_reverts,
+            a_guardian_that_is_frozen_is_replaced_by_one_that_reverts,
+            without_a_guardian_that_can_be_had_an_agent_keeps_no_fault;
         halts: a_halted_agent_reverts_by_itself_and_begins_nothing,
             a_halted_host_refuses_the_next_agent_until_it_is_cleared,
             an_agent_that_is_stopped_is_halted_at_once,
@@ -78,6 +83,8 @@ fn main() -> ExitCode {
             what_comes_back_is_killed_again_when_asked_for,
             a_successor_that_is_slow_to_end_is_counted_once,
             a_process_that_nobody_restarts_is_not_back;
+        leases: a_rule_stays_in_force_while_another_fault_is_slow_and_the_owner_renews,
+            what_a_hung_owner_does_not_renew_goes_quiet_though_the_engine_is_busy_and_never_comes_back;
         snapshots: what_changes_in_a_namespace_is_in_its_diff_and_nothing_else,
             packet_filters_are_in_the_diff_and_what_they_count_is_not,
             an_ip_set_and_its_elements_are_in_the_diff,
@@ -115,7 +122,8 @@ fn main() -> ExitCode {
     };
     // In a guest every program is one busybox, so kills and targets, which tell programs apart, have no meaning there;
     // what differs between kernels is how faults are attached, and how they end.
-    const IN_GUESTS: [&str; 6] = ["changes::", "crash::", "faults::", "halts::", "hangs::", "snapshots::"];
+    const IN_GUESTS: [&str; 8] =
+        ["changes::", "crash::", "faults::", "guardians::", "halts::", "hangs::", "leases::", "snapshots::"];
     let wanted = |name: &str| !support::in_guest() || IN_GUESTS.iter().any(|group| name.starts_with(group));
     let mut arguments = Arguments::from_args();
     // They measure time, and compare the state of one kernel before and after.

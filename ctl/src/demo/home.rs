@@ -51,14 +51,10 @@ impl Stage {
             ..Options::new("the demo's stage")
         };
         let agent = Agent::start(options).context("cannot guard the demo's stage")?;
-        if let Err(error) = agent.apply(plan, LONGEST) {
-            agent.stop();
-            remove(&directories);
-            return Err(error).context("cannot put up the demo's stage");
-        }
         let trouble = Arc::new(Mutex::new(None));
         let (over, ended) = channel::<()>();
         let (renewed, notes) = (agent.clone(), Arc::clone(&trouble));
+        // From the start: on a busy machine the stage takes longer to put up than a lease lasts.
         let renewing = std::thread::Builder::new().name("fd-stage".into()).spawn(move || {
             while ended.recv_timeout(RENEW_EVERY) == Err(RecvTimeoutError::Timeout) {
                 let why = match renewed.renew() {
@@ -70,6 +66,11 @@ impl Stage {
                 return;
             }
         })?;
+        if let Err(error) = agent.apply(plan, LONGEST) {
+            agent.stop();
+            remove(&directories);
+            return Err(error).context("cannot put up the demo's stage");
+        }
         Ok(Self { agent, directories, over: Some(over), renewing: Some(renewing), trouble })
     }
 
