@@ -47,7 +47,7 @@ fn both_killed(bench: &Bench) {
 fn a_guardian_that_is_killed_is_replaced_and_the_run_goes_on() {
     let Some(bench) = bench() else { return };
     let group = bench.stage.cgroup(pair::WEB);
-    let mut program = bench.start(&["inject", "pause", "--cgroup", &group, "--for", "60s", "--json"]);
+    let program = bench.start(&["inject", "pause", "--cgroup", &group, "--for", "60s", "--json"]);
     for _ in 0..3 {
         let last = guardian(&program);
         kill(last, Signal::SIGKILL).expect("runs");
