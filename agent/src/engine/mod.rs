@@ -195,7 +195,7 @@ impl<H: Host> Engine<H> {
         &mut self,
         plan: &Plan,
         lasts: Duration,
-    ) -> Result<(FaultId, Vec<AppliedChange>), (ChangeError, Reverted)> {
+    ) -> Result<(FaultId, Vec<AppliedChange>), (ChangeError, Box<Reverted>)> {
         let id = FaultId(self.next);
         self.next += 1;
         self.leases.begin(id, self.host.now());
@@ -206,7 +206,7 @@ impl<H: Host> Engine<H> {
                 Ok(None) => {}
                 Err(error) => {
                     let reverted = self.revert(id);
-                    return Err((error, reverted));
+                    return Err((error, Box::new(reverted)));
                 }
             }
         }
