@@ -22,7 +22,10 @@ use crate::aftermath;
 use crate::engine::{AppliedChange, ChangeError, Engine, FaultId, Leases, Reverted, RevertedChange};
 use crate::guardian::{Guardian, Watch};
 use crate::halt::{self, Halted};
-use crate::host;
+use crate::host::{
+    self,
+    kernel::{self, TooOld},
+};
 use crate::journal::{Directories, Journal, JournalError};
 use crate::local::LocalHost;
 use crate::owner::{Holder, Owner, OwnerError};
@@ -62,6 +65,9 @@ impl Options {
 /// Why an agent could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    /// The kernel.
+    #[error(transparent)]
+    Kernel(#[from] TooOld),
     /// Another owner.
     #[error(transparent)]
     Owner(#[from] OwnerError),
@@ -184,6 +190,7 @@ impl Agent {
     pub fn start(options: Options) -> Result<Self, StartError> {
         let Options { directories, what, guardian, lease, log_directory } = options;
         let facts = host::facts();
+        kernel::check(&facts.kernel)?;
         // A guardian that is just clearing up holds the lock for a moment.
         let owner = Owner::take(&directories.run, &Holder::this(&what), Duration::from_secs(2))?;
         // Only now: a halt that is under way holds the lock, too.

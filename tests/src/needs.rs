@@ -18,3 +18,10 @@ pub fn missing(programs: &[&str]) -> Option<String> {
     let missing = programs.iter().find(|program| !is_installed(program))?;
     Some(format!("{missing} is not installed; cargo xtask setup installs it"))
 }
+
+/// Whether this is a guest of `cargo xtask vm-test`, with a kernel of its own. Asked of the kernel's command line, which
+/// nobody sets by mistake.
+pub fn is_guest() -> bool {
+    std::fs::read_to_string("/proc/cmdline")
+        .is_ok_and(|line| line.split_whitespace().any(|word| word == "firedrill.guest=1"))
+}

@@ -19,3 +19,13 @@ macro_rules! unsupported {
         return;
     }};
 }
+
+/// Ends a test that would harm a host, unless this is a guest.
+#[macro_export]
+macro_rules! needs_guest {
+    () => {
+        if !$crate::needs::is_guest() {
+            $crate::unsupported!("it would harm this host; cargo xtask vm-test runs it in a guest");
+        }
+    };
+}

@@ -34,7 +34,9 @@ const SERVICES: &[Need] = &[
 const VM: &[Need] = &[
     Need { package: "qemu-system-x86", present: || found("qemu-system-x86_64") },
     Need { package: "busybox-static", present: || found("busybox") },
+    Need { package: "e2fsprogs", present: || found("mke2fs") },
     Need { package: "dash", present: || found("dash") },
+    Need { package: "binutils", present: || found("strip") },
     Need { package: "kmod", present: || found("depmod") },
     Need { package: "xz-utils", present: || found("xz") },
     Need { package: "zstd", present: || found("zstd") },

@@ -15,7 +15,10 @@ use aya::{
 use firedrill_abi::{Counters, Interface, MODEL_INDEPENDENT, Rule, Scope};
 
 use super::{chain, error::DataPlaneError, map_error, tags::Tags};
-use crate::sys::{bpf::Shared, mmap::LineTable};
+use crate::{
+    pulse,
+    sys::{bpf::Shared, mmap::LineTable},
+};
 
 /// The compiled programs; `cargo xtask build-ebpf` makes them from `ebpf/`.
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/dataplane/firedrill.bpf.o"));
@@ -143,9 +146,12 @@ pub(super) fn load() -> Result<Loaded, DataPlaneError> {
         .load(OBJECT)
         .map_err(|error| DataPlaneError::Load(chain(&error)))?;
     for name in [EGRESS, INGRESS, REINJECT] {
+        // The kernel verifies each in one call, which a busy machine may take seconds for: slow is not hung.
+        pulse::beat();
         let program: &mut SchedClassifier = program(&mut bpf, name)?;
         program.load().map_err(|error| refused(name, &error))?;
     }
+    pulse::beat();
     let with_process = load_tagger(&mut bpf)?;
     let table = match bpf.take_map("LINES") {
         // The mapping keeps the map alive.

@@ -2,6 +2,7 @@
 
 pub mod cgroup;
 pub mod hooks;
+pub mod kernel;
 pub mod netns;
 pub mod process;
 pub mod systemd;

@@ -201,9 +201,10 @@ pub fn quantile_ms(delays: &[Option<Duration>], q: f64) -> f64 {
     ms[((ms.len() - 1) as f64 * q) as usize]
 }
 
-/// How much later than due the quickest packet may be, in milliseconds: guests are emulated, one processor at a time.
+/// How much later than due the quickest packet may be, in milliseconds: guests are emulated, one processor at a time, and
+/// the host may be busy. Less than the delays of these tests, so that a delay is told from none.
 pub fn slack_ms() -> f64 {
-    if std::env::var_os("FIREDRILL_VM").is_some() { 20.0 } else { 5.0 }
+    if std::env::var_os("FIREDRILL_VM").is_some() { 45.0 } else { 5.0 }
 }
 
 /// Every datagram arrived, none early, and the quickest not late: the others may have met a busy machine.

@@ -18,15 +18,12 @@ use crate::render::paint::Screen;
 use crate::render::say::say;
 use crate::render::words::Tone;
 
-/// The oldest kernel that is tested.
-const OLDEST: (u32, u32) = (6, 1);
-
 #[derive(Debug, Serialize)]
 struct Finding {
     what: &'static str,
     state: State,
     found: String,
-    fix: Option<&'static str>,
+    fix: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -117,7 +114,7 @@ fn examine(json: bool) -> Result<ExitCode> {
                 State::Missing => ("MISSING", Tone::Bad),
             };
             say(format_args!("{} {:24} {}", paint.tone(tone, sign), f.what, f.found))?;
-            if let (Some(fix), true) = (f.fix, f.state != State::Good) {
+            if let (Some(fix), true) = (&f.fix, f.state != State::Good) {
                 say(format_args!("        {:24} {}", "", fix))?;
             }
         }
@@ -130,16 +127,15 @@ fn look() -> Vec<Finding> {
     let support = kernel_support();
     let root = nix::unistd::Uid::effective().is_root();
     let there = |path: &str| Path::new(path).exists();
-    let check = |what, good: bool, bad: State, found: String, fix| Finding {
+    let check = |what, good: bool, bad: State, found: String, fix: &str| Finding {
         what,
         state: if good { State::Good } else { bad },
         found,
-        fix: Some(fix),
+        fix: Some(fix.to_owned()),
     };
     let yes = |there: bool, name: &str| if there { name.to_owned() } else { format!("no {name}") };
-    let new_enough = host::release_at_least(&facts.kernel, OLDEST.0, OLDEST.1);
     vec![
-        check("kernel", new_enough, State::Missing, facts.kernel.clone(), "Linux 6.1 is the oldest that is supported"),
+        kernel(facts.kernel.clone(), root),
         check(
             "root",
             root,
@@ -193,4 +189,17 @@ fn look() -> Vec<Finding> {
             "",
         ),
     ]
+}
+
+fn kernel(release: String, root: bool) -> Finding {
+    let (state, fix) = match host::kernel::check(&release) {
+        Err(error) if root => (State::Missing, Some(error.to_string())),
+        Err(_) => (State::Limited, Some("whether this kernel has bpf_loop can only be asked as root".to_owned())),
+        Ok(()) if host::kernel::is_tested(&release) => (State::Good, None),
+        Ok(()) => {
+            let (major, minor) = host::kernel::OLDEST_TESTED;
+            (State::Limited, Some(format!("it may work, but {major}.{minor} is the oldest Linux that is tested")))
+        }
+    };
+    Finding { what: "kernel", state, found: release, fix }
 }

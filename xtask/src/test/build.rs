@@ -9,6 +9,9 @@ use crate::cargo::{self, Executable};
 /// The packages whose files under `tests/` need root.
 const PRIVILEGED: [&str; 2] = ["agent", "tests"];
 
+/// Tests for kernels on which nothing else can run.
+const TOO_OLD: &str = "vm_too_old";
+
 /// Everything that was built.
 pub struct Built {
     /// The `firedrill` binary, development profile.
@@ -53,17 +56,16 @@ impl Built {
         self.tests.iter().filter(|test| suite_of(&test.folder(), &test.kind, &test.name) == suite).collect()
     }
 
-    /// The test binaries that run in guests: those made for them, and those of the agent.
-    pub fn for_guests(&self) -> Vec<&Executable> {
-        self.tests
-            .iter()
-            .filter(|test| {
-                let suite = suite_of(&test.folder(), &test.kind, &test.name);
-                let of_kernel =
-                    suite == Suite::Privileged && ["dataplane", "host"].iter().any(|name| test.name.starts_with(name));
-                suite == Suite::Vm || of_kernel
-            })
-            .collect()
+    /// The test binaries that run in a guest: those made for guests, and those of the agent. On a kernel that is too old,
+    /// those that see that this is said.
+    pub fn for_guests(&self, too_old: bool) -> Vec<&Executable> {
+        let chosen = |test: &&Executable| {
+            let folder = test.folder();
+            let suite = suite_of(&folder, &test.kind, &test.name);
+            let of_any = suite == Suite::Vm || (suite == Suite::Privileged && folder == "agent");
+            of_any && test.name.starts_with(TOO_OLD) == too_old
+        };
+        self.tests.iter().filter(chosen).collect()
     }
 }
 

@@ -16,15 +16,13 @@ use self::{
     build::{Built, Suite},
     outcome::Outcome,
 };
-use crate::{
-    cargo::{self, Executable},
-    debian, repo, run, setup, vm,
-};
+use crate::{cargo, debian, repo, run, setup, vm};
 
 /// A test binary that takes longer is ended and counts as failed (s).
 const BINARY_TIMEOUT: &str = "900";
-/// The kernel of the VM suite: the oldest that is supported, and without tcx.
-const OLD_KERNEL: &str = "6.1";
+/// The kernels of the VM suite: one that is too old, which must be said; the oldest that is supported, which has no tcx;
+/// the newest.
+const KERNELS: [&str; 3] = ["5.10", "6.1", vm::kernel::NEWEST];
 
 /// Options of `test`; no suite named means all.
 #[derive(clap::Args, Default)]
@@ -35,7 +33,7 @@ pub struct Args {
     /// Tests that change this kernel's state in namespaces of their own; they need root
     #[arg(long)]
     privileged: bool,
-    /// The data plane on a stock Debian kernel in QEMU
+    /// The agent's tests, and what would harm a host, on stock Debian kernels in QEMU
     #[arg(long)]
     vm: bool,
     /// Drills on real HAProxy, etcd and Redis; they need root
@@ -106,7 +104,7 @@ pub fn suites(args: &Args) -> Result<Outcome> {
     }
     if all || args.vm {
         section("VM tests");
-        sum += with(setup::Group::Vm, install, "VM tests", || virtual_machine(&built));
+        sum += with(setup::Group::Vm, install, "VM tests", || virtual_machines(&built));
     }
     Ok(sum)
 }
@@ -248,18 +246,16 @@ fn demo(built: &Built, right: Right) -> Outcome {
     counted("firedrill demo", &mut command, false)
 }
 
-fn virtual_machine(built: &Built) -> Outcome {
-    let tests: Vec<&Executable> = built.for_guests();
-    if tests.is_empty() {
-        return Outcome::skip("VM tests: there are none");
+/// One guest after another, because software emulation takes a processor each.
+fn virtual_machines(built: &Built) -> Outcome {
+    let mut sum = Outcome::default();
+    for kernel in KERNELS {
+        let mut outcome = vm::run_tests(&vm::Guest::with_kernel(kernel), built, &[]).unwrap_or_else(|error| {
+            println!("VM with Linux {kernel}: {error:#}");
+            Outcome::of(false)
+        });
+        outcome.prefix(&format!("VM with Linux {kernel}"));
+        sum += outcome;
     }
-    let guest = vm::Guest::with_kernel(OLD_KERNEL);
-    let done = vm::run_tests(&guest, &tests, std::slice::from_ref(&built.firedrill), &[]);
-    let mut outcome = done.unwrap_or_else(|error| {
-        println!("error: {error:#}");
-        Outcome::of(false)
-    });
-    outcome.prefix("VM");
-    println!("VM with kernel {OLD_KERNEL}: {outcome}");
-    outcome
+    sum
 }

@@ -12,6 +12,8 @@ use crate::{cargo::Executable, repo, run};
 
 /// What the tests use; loaded at boot, so that nothing depends on the kernel asking for modules.
 const MODULES: &[&str] = &[
+    "virtio_pci",
+    "virtio_blk",
     "veth",
     "tun",
     "dummy",
@@ -39,7 +41,14 @@ const MODULES: &[&str] = &[
     "netlink_diag",
 ];
 /// Programs of this machine that go into the guest, with their libraries.
-const PROGRAMS: &[&str] = &["ip", "tc", "ss", "ping", "nft", "nsenter", "unshare"];
+const PROGRAMS: &[&str] = &["ip", "tc", "ss", "ping", "nft", "nsenter", "unshare", "sleep"];
+/// Variables that mean the same in a guest, and their values when they are not set here. The budget is in seconds.
+const PASSED_ON: &[(&str, Option<&str>)] = &[
+    ("FIREDRILL_CRASH_BUDGET", Some("100")),
+    ("FIREDRILL_CRASH_SEED", None),
+    ("FIREDRILL_CRASH_ONLY", None),
+    ("FIREDRILL_CRASH_ALL", None),
+];
 /// Where the guest finds the tests.
 const TESTS: &str = "tests";
 /// One example for each fault, in the guest at the same place as in the repository.
@@ -48,7 +57,7 @@ const EXAMPLES: &str = "experiments/faults";
 /// Returns the archive's bytes. `options` go to every test binary.
 pub fn pack(kernel: &Kernel, tests: &[&Executable], extra: &[PathBuf], options: &[String]) -> Result<Vec<u8>> {
     let mut archive = Archive::default();
-    for folder in ["proc", "sys", "dev", "tmp", "run", "root", "var/run", "etc", "mnt"] {
+    for folder in ["proc", "sys", "dev", "tmp", "run", "root", "var/run", "etc", "mnt", "disk"] {
         archive.folder(folder);
     }
     archive.character_device("dev/console", 5, 1);
@@ -80,16 +89,18 @@ pub fn pack(kernel: &Kernel, tests: &[&Executable], extra: &[PathBuf], options: 
     archive.finish()
 }
 
-/// Runs every test binary, one test at a time, and keeps the worst status.
+/// What `tests/vm/init.sh` does: every test binary, one test at a time.
 fn script(tests: &[&Executable], options: &[String]) -> String {
-    let mut text = String::from("status=0\n");
-    let options: Vec<String> = options.iter().map(|option| format!("'{}'", option.replace('\'', r"'\''"))).collect();
+    let quoted = |word: &str| format!("'{}'", word.replace('\'', r"'\''"));
+    let mut text = String::new();
+    for (name, default) in PASSED_ON {
+        if let Some(value) = std::env::var(name).ok().or(default.map(str::to_owned)) {
+            text.push_str(&format!("export {name}={}\n", quoted(&value)));
+        }
+    }
+    let options: Vec<String> = options.iter().map(|option| quoted(option)).collect();
     for test in tests {
-        text.push_str(&format!(
-            "echo '=== {name}'\n/{TESTS}/{name} --test-threads=1 --show-output {options} 2>&1 || status=1\n",
-            name = test.label(),
-            options = options.join(" ")
-        ));
+        text.push_str(&format!("run_test {} {}\n", test.label(), options.join(" ")));
     }
     text
 }
@@ -140,8 +151,14 @@ fn modules(archive: &mut Archive, kernel: &Kernel) -> Result<()> {
     Ok(())
 }
 
+/// The program without what only a debugger needs, which would be most of the guest's files, and of its time to boot.
 fn static_binary(file: &Path) -> Result<Vec<u8>> {
-    let data = read(file)?;
+    let smaller = std::env::temp_dir().join(format!("firedrill-strip-{}", std::process::id()));
+    let strip = find("strip")?;
+    let done = run::output(run::command(strip, ["--strip-debug", "-o"]).arg(&smaller).arg(file));
+    let data = done.and_then(|_| read(&smaller));
+    fs::remove_file(&smaller).with_context(|| format!("cannot remove {}", smaller.display()))?;
+    let data = data?;
     ensure!(
         is_static(&data)?,
         "{} is not static, so it cannot run in the guest: was RUSTFLAGS set? (`+crt-static` is set in .cargo/config.toml)",

@@ -10,10 +10,11 @@ use std::{fs, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result};
 
+use self::kernel::Kernel;
 use crate::{
     cargo::Executable,
     repo, setup,
-    test::{self, outcome::Outcome},
+    test::{self, build::Built, outcome::Outcome},
 };
 
 /// Options of `vm-test`.
@@ -32,7 +33,7 @@ pub struct Args {
 /// The virtual machine.
 #[derive(clap::Args, Clone)]
 pub struct Guest {
-    /// Version of the stock kernel: 6.1, 6.12, 6.18 or 7.3
+    /// Version of the stock kernel, such as 6.1 or 6.12, or `newest`; on 5.10, which is too old, that this is said
     #[arg(long, default_value = "6.1")]
     pub kernel: String,
     /// KVM is not tried by itself, because it opens and then hangs on some virtual machines
@@ -74,16 +75,15 @@ impl Guest {
 /// Runs the command.
 pub fn run(args: &Args) -> Result<ExitCode> {
     setup::ensure(setup::Group::Vm, true)?;
-    let built;
-    let given: Vec<Executable>;
-    let (tests, extra) = if args.bin.is_empty() {
-        built = test::build::all()?;
-        (built.for_guests(), vec![built.firedrill.clone()])
+    let outcome = if args.bin.is_empty() {
+        run_tests(&args.guest, &test::build::all()?, &args.options)?
     } else {
-        given = args.bin.iter().map(|path| named(path)).collect::<Result<_>>()?;
-        (given.iter().collect(), Vec::new())
+        let given: Vec<Executable> = args.bin.iter().map(|path| named(path)).collect::<Result<_>>()?;
+        let kernel = Kernel::get(&args.guest.kernel)?;
+        // Tests of the whole program start it.
+        let program = Some(repo::binary("debug", "firedrill")).filter(|path| path.is_file());
+        boot_with(&args.guest, &kernel, &given.iter().collect::<Vec<_>>(), program.as_slice(), &args.options)?
     };
-    let outcome = run_tests(&args.guest, &tests, &extra, &args.options)?;
     println!("{outcome}");
     Ok(if outcome.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -99,12 +99,24 @@ fn named(path: &std::path::Path) -> Result<Executable> {
     })
 }
 
+/// Runs the tests that are meant for a guest with this kernel, and says how many passed.
+pub fn run_tests(guest: &Guest, built: &Built, options: &[String]) -> Result<Outcome> {
+    let kernel = Kernel::get(&guest.kernel)?;
+    let tests = built.for_guests(kernel.is_too_old());
+    boot_with(guest, &kernel, &tests, std::slice::from_ref(&built.firedrill), options)
+}
+
 /// Packs, boots and counts. `extra` are programs that the tests start; they are put into `/usr/bin`.
-pub fn run_tests(guest: &Guest, tests: &[&Executable], extra: &[PathBuf], options: &[String]) -> Result<Outcome> {
-    let kernel = kernel::Kernel::get(&guest.kernel)?;
-    let folder = guest_folder(&guest.kernel)?;
+fn boot_with(
+    guest: &Guest,
+    kernel: &Kernel,
+    tests: &[&Executable],
+    extra: &[PathBuf],
+    options: &[String],
+) -> Result<Outcome> {
+    let folder = guest_folder(&kernel.version)?;
     let initrd = folder.join("initrd.cpio");
-    let archive = initramfs::pack(&kernel, tests, extra, options)?;
+    let archive = initramfs::pack(kernel, tests, extra, options)?;
     fs::write(&initrd, &archive).with_context(|| format!("cannot write {}", initrd.display()))?;
     eprintln!("guest: {}, {} MiB of files, {} test binaries", kernel.image.display(), archive.len() >> 20, tests.len());
     let booted = boot::boot(guest, &kernel.image, &initrd, &folder);
@@ -115,7 +127,7 @@ pub fn run_tests(guest: &Guest, tests: &[&Executable], extra: &[PathBuf], option
     if !done.success && outcome.failed == 0 {
         outcome.failed = 1; // a test binary that died without a summary
     }
-    eprintln!("guest with kernel {} took {:.1} s", kernel.version, done.took.as_secs_f64());
+    println!("VM with Linux {}: {outcome} ({:.1} s)", kernel.version, done.took.as_secs_f64());
     Ok(outcome)
 }
 
