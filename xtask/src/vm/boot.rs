@@ -122,7 +122,8 @@ fn qemu(guest: &Guest, image: &Path, initrd: &Path) -> Result<Command> {
     let mut command = run::command("timeout", ["--kill-after=5", &limit]);
     command.arg(program).args(["-nodefaults", "-no-user-config", "-display", "none", "-M", "q35", "-no-reboot"]);
     match guest.accelerator {
-        // Threads crashed guests, and so did cmpxchg16b: this is the slow and sure way.
+        // Threads crashed guests: this is the slow and sure way. Without cmpxchg16b (`-cx16`) newer kernels have no memory
+        // for the storage of sockets (kmalloc_nolock), seen with 7.3.
         super::Accelerator::Tcg => command.args(["-accel", "tcg,thread=single", "-cpu", "max"]),
         super::Accelerator::Kvm => command.args(["-accel", "kvm", "-cpu", "host"]),
     };
