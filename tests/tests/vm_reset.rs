@@ -92,6 +92,7 @@ impl Play {
     }
 
     /// Faults come into force, and the guest is reset. Does not return.
+    #[allow(clippy::zombie_processes, reason = "the reset ends it")]
     fn first_act(&self, keep_run_directory: bool) {
         fs::remove_file("/run/stopped").ok();
         let actors = Actors::new(None);
