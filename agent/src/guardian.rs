@@ -102,6 +102,7 @@ impl Guardian {
             let _ = child.wait();
             return Err(io::Error::other(format!("the guardian did not start: {}", told.trim())));
         }
+        let line = line.map(|line| sys::descriptor::first_to_close(line.as_fd()).map(ChildStdin::from)).transpose()?;
         if let Some(line) = &line {
             // A guardian that is stopped does not read: the agent must not wait for it.
             fcntl(line, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
@@ -114,7 +115,7 @@ impl Guardian {
     /// # Errors
     /// No descriptor is free.
     pub(crate) fn pulse(&self) -> io::Result<impl FnMut() + 'static + use<>> {
-        let line: Option<OwnedFd> = self.line.as_ref().map(|line| line.as_fd().try_clone_to_owned()).transpose()?;
+        let line: Option<OwnedFd> = self.line.as_ref().map(|line| sys::descriptor::first_to_close(line.as_fd())).transpose()?;
         let mut last: Option<Instant> = None;
         Ok(move || {
             if last.is_some_and(|last| last.elapsed() < BEAT_EVERY) {
@@ -236,7 +237,7 @@ fn watch(directories: &Directories) -> io::Result<u8> {
     let pidfd = sys::sockets::pidfd_open(agent)?;
     // EPERM: it leads its process group, so whoever started it has set it apart already.
     setsid().or_else(|e| if e == nix::Error::EPERM { Ok(nix::unistd::Pid::this()) } else { Err(e) })?;
-    let shelter = Shelter::enter();
+    let mut shelter = Shelter::enter();
     // Not swapped out when memory is short. A host may refuse.
     let _ = mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE);
     // If the agent died in between, its pid may be somebody else's: the parent tells.
@@ -273,8 +274,10 @@ fn watch(directories: &Directories) -> io::Result<u8> {
                     let _ = write(io::stdout(), &[BEAT]);
                 }
                 Err(nix::Error::EINTR) => {}
-                // The line closes when the agent dies; wait until it is wholly gone, descriptors and all.
+                // The line closes first when the agent dies; wait until it is wholly gone, descriptors and all.
                 _ => {
+                    // That takes the kernel as long as this: both wait for RCU.
+                    shelter.leave();
                     let mut gone = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
                     poll(&mut gone, PollTimeout::from(5000_u16))?;
                     return Ok(after_death(directories, shelter, "it was killed"));
@@ -320,7 +323,7 @@ impl Silence {
 }
 
 /// The agent is dead: become the owner and undo what it left. A new owner that was faster does it instead.
-fn after_death(directories: &Directories, shelter: Shelter, why: &str) -> u8 {
+fn after_death(directories: &Directories, mut shelter: Shelter, why: &str) -> u8 {
     let holder = Holder::clearing_up("guardian, clearing up");
     let Ok(owner) = Owner::take(&directories.run, &holder, Duration::from_secs(5)) else {
         shelter.leave();
@@ -359,11 +362,12 @@ impl Shelter {
         Self { directory: entered, oom_score }
     }
 
-    fn leave(self) {
-        if let Some(before) = self.oom_score {
+    /// Doing it twice is nothing.
+    fn leave(&mut self) {
+        if let Some(before) = self.oom_score.take() {
             let _ = fs::write(OOM_SCORE, before);
         }
-        let (Some(directory), Some(root)) = (self.directory, cgroup::mount_point()) else { return };
+        let (Some(directory), Some(root)) = (self.directory.take(), cgroup::mount_point()) else { return };
         // A group with a process in it cannot be removed, so step out first.
         let _ = fs::write(root.join("cgroup.procs"), "0");
         host::wait_until(Duration::from_secs(1), || fs::remove_dir(&directory).is_ok());

@@ -2,6 +2,7 @@
 pub mod bpf;
 pub mod child;
 pub mod clock;
+pub mod descriptor;
 pub mod mmap;
 pub mod signals;
 pub mod sockets;
