@@ -115,7 +115,8 @@ impl Guardian {
     /// # Errors
     /// No descriptor is free.
     pub(crate) fn pulse(&self) -> io::Result<impl FnMut() + 'static + use<>> {
-        let line: Option<OwnedFd> = self.line.as_ref().map(|line| sys::descriptor::first_to_close(line.as_fd())).transpose()?;
+        let line: Option<OwnedFd> =
+            self.line.as_ref().map(|line| sys::descriptor::first_to_close(line.as_fd())).transpose()?;
         let mut last: Option<Instant> = None;
         Ok(move || {
             if last.is_some_and(|last| last.elapsed() < BEAT_EVERY) {

@@ -6,8 +6,8 @@ use aya::maps::MapError;
 use firedrill_abi::{MAX_LINES, REINJECT_INGRESS, STAGE_EGRESS, STAGE_INGRESS, TAP_PREFIX};
 
 use super::{
-    ActiveLine, DataPlane, DataPlaneError, Direction, LineInfo, LineTotals, attach, check_interface, in_netns,
-    index_of,
+    ActiveLine, AttachMode, DataPlane, DataPlaneError, Direction, LineInfo, LineTotals, attach, check_interface,
+    in_netns, index_of,
     line::{self, Line, LineParts},
     load, map_error,
 };
@@ -46,7 +46,10 @@ impl DataPlane {
             let tap_ifindex = index_of(&tap.name).map_err(failed("finding the TAP"))?;
             quiet(&tap.name).map_err(failed("switching IPv6 off on the TAP"))?;
             crash_point::pass("line.tap.quiet");
-            let (reinject, _) = attach::attach(bpf, load::REINJECT, mode, tap_ifindex, &tap.name, Direction::Ingress)?;
+            // A filter ends with its TAP at no cost; for a link the kernel would wait for RCU, some 10 ms, before each TAP.
+            let mut at_tap =
+                |mode| attach::attach(bpf, load::REINJECT, mode, tap_ifindex, &tap.name, Direction::Ingress);
+            let (reinject, _) = at_tap(AttachMode::Clsact).or_else(|_| at_tap(mode))?;
             tun::set_queue_len(&tap.name, line::QUEUE_LEN).map_err(failed("setting the TAP's queue"))?;
             tun::bring_up(&tap.name, line::TAP_MTU).map_err(failed("bringing the TAP up"))?;
             crash_point::pass("line.tap.up");
