@@ -382,7 +382,9 @@ pub(crate) fn sweep(run: &Path) {
     for group in groups.flatten() {
         let name = group.file_name();
         let Some(pid) = name.to_str().and_then(|n| n.strip_prefix(SHELTER)?.parse().ok()) else { continue };
-        let Ok(stat) = process::stat(pid) else {
+        // A living one may be about to move in. One that is dead may not have been reaped yet, or its number may be
+        // another's by now.
+        let Some(stat) = process::stat(pid).ok().filter(|_| process::cmdline(pid).starts_with(NAME)) else {
             let _ = fs::remove_dir(group.path());
             continue;
         };

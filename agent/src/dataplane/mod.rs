@@ -341,7 +341,7 @@ impl DataPlane {
         self.tags.release(tag)
     }
 
-    /// The ids of all links in force, for whoever checks that they are gone: at interfaces, TAPs and cgroups.
+    /// The ids of all links in force, for whoever checks that they are gone: at interfaces and cgroups.
     pub fn link_ids(&self) -> Vec<u32> {
         let mut ids = self.tags.link_ids();
         for hook in self.hooks.values() {
