@@ -7,6 +7,7 @@ use std::time::{Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
+use crate::crash_point;
 use crate::journal::Directories;
 use crate::owner::{Holder, Owner};
 use crate::recover::{self, Recovery};
@@ -60,15 +61,15 @@ pub fn clear_up(directories: &Directories, boot: &str, owner: &Owner, why: &str,
 fn tell(run: &Path, aftermath: &Aftermath) {
     let new = run.join("last-recovery.json.new");
     if let Ok(text) = serde_json::to_vec(aftermath)
-        && fs::write(&new, text).is_ok()
+        && crash_point::around("aftermath.write", || fs::write(&new, text)).is_ok()
     {
-        let _ = fs::rename(&new, path(run));
+        let _ = crash_point::around("aftermath.rename", || fs::rename(&new, path(run)));
     }
 }
 
 /// Removes the file: somebody begins anew, on a clean host.
 pub(crate) fn forget(run: &Path) {
-    let _ = fs::remove_file(path(run));
+    let _ = crash_point::around("aftermath.remove", || fs::remove_file(path(run)));
 }
 
 /// What was done after the last death; `None` when nobody has died, or a run has begun since.

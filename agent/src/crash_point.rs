@@ -1,6 +1,6 @@
 //! Crash points: named places, before and after every write of the journal and every call that changes the kernel's
 //! state, at which a test can have a process die as by SIGKILL. They are how it is proven that whatever was done at
-//! that instruction is undone.
+//! that instruction is undone. `cargo xtask tidy` refuses such a call of the agent that is not [`around`]ed.
 //!
 //! A test need not know them: it has a fault injected and reverted once while the points that are passed are
 //! [recorded](COUNT), and then lets one process after another [die](AT) at the first, the second … of them. So a new
@@ -19,34 +19,51 @@ use nix::sys::signal::{Signal, raise};
 
 /// Variable that says who dies where: `agent:17,guardian:3`, counted from 1.
 pub const AT: &str = "FIREDRILL_CRASH_AT";
-/// Variable that names the file to which every point that is passed is appended, as `agent journal.intent.before`.
+/// Variable that names the file to which every point that is passed is appended, as `agent 12 journal.intent.before`. The
+/// number says how many changes have been made before: points with the same one see the same host.
 pub const COUNT: &str = "FIREDRILL_CRASH_COUNT";
 
 /// A test has armed this process.
 static ARMED: AtomicBool = AtomicBool::new(false);
-static WATCH: Mutex<Watch> = Mutex::new(Watch { role: String::new(), passed: 0, die_at: None, record: None });
+static WATCH: Mutex<Watch> =
+    Mutex::new(Watch { role: String::new(), passed: 0, changes: 0, die_at: None, record: None });
 
 struct Watch {
     role: String,
     passed: u64,
+    changes: u64,
     die_at: Option<u64>,
     record: Option<File>,
 }
 
-/// Marks a crash point. Does nothing unless a test has armed this process.
+/// Makes a call that changes something, between two crash points: `name.before` and `name.after`.
+#[inline]
+pub fn around<T>(name: &'static str, change: impl FnOnce() -> T) -> T {
+    if !ARMED.load(Ordering::Relaxed) {
+        return change();
+    }
+    reached(name, ".before", 0);
+    let result = change();
+    reached(name, ".after", 1);
+    result
+}
+
+/// A crash point between changes, where who is at work becomes another. Does nothing unless a test has armed this
+/// process.
 #[inline]
 pub fn pass(name: &'static str) {
     if ARMED.load(Ordering::Relaxed) {
-        reached(name);
+        reached(name, "", 0);
     }
 }
 
 #[cold]
-fn reached(name: &'static str) {
+fn reached(name: &'static str, edge: &str, changes: u64) {
     // Points are passed by several threads, and numbered in one order.
     let mut watch = WATCH.lock().unwrap_or_else(PoisonError::into_inner);
     watch.passed += 1;
-    let line = format!("{} {name}\n", watch.role);
+    watch.changes += changes;
+    let line = format!("{} {} {name}{edge}\n", watch.role, watch.changes);
     if let Some(file) = &mut watch.record {
         // A record that is short of a line makes the test fail, which looks for the place where it made us die.
         let _ = file.write_all(line.as_bytes());
@@ -68,7 +85,8 @@ pub fn arm(role: &str) -> std::io::Result<()> {
         None => None,
     };
     let armed = die_at.is_some() || record.is_some();
-    *WATCH.lock().unwrap_or_else(PoisonError::into_inner) = Watch { role: role.to_owned(), passed: 0, die_at, record };
+    *WATCH.lock().unwrap_or_else(PoisonError::into_inner) =
+        Watch { role: role.to_owned(), passed: 0, changes: 0, die_at, record };
     ARMED.store(armed, Ordering::Relaxed);
     Ok(())
 }
@@ -95,6 +113,7 @@ mod tests {
     #[test]
     fn a_process_that_no_test_has_armed_passes_by() {
         pass("nowhere");
+        assert_eq!(around("nothing", || 7), 7);
         assert_eq!(WATCH.lock().expect("not poisoned").passed, 0);
     }
 }

@@ -30,7 +30,7 @@ use nix::unistd::{getppid, read, setsid, write};
 use crate::host::{self, cgroup, process};
 use crate::journal::Directories;
 use crate::owner::{Holder, Owner};
-use crate::{aftermath, pulse, recover, sys};
+use crate::{aftermath, crash_point, pulse, recover, sys};
 
 /// What the agent writes to let the guardian go in peace.
 const FAREWELL: u8 = b'q';
@@ -52,6 +52,8 @@ const LEAVE_PATIENCE: Duration = Duration::from_secs(5);
 const NAME: &str = "firedrill-guardian";
 /// What the guardian writes when it watches.
 const READY: &str = "ready";
+/// The crash point at which a guardian's own work begins; those before it are of its start.
+pub const AGENT_DEAD: &str = "guardian.agent.dead";
 
 /// The agent's side of its guardian.
 #[derive(Debug)]
@@ -84,22 +86,20 @@ impl Guardian {
         let [program, args @ ..] = command else {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "no guardian command"));
         };
-        let mut child = Command::new(program)
-            .arg0(NAME)
-            .args(args)
-            .arg(&directories.run)
-            .arg(&directories.state)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .current_dir("/")
-            .spawn()?;
+        let mut command = Command::new(program);
+        command.arg0(NAME).args(args).arg(&directories.run).arg(&directories.state);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).current_dir("/");
+        let mut child = crash_point::around("guardian.start", || command.spawn())?;
         let (line, answers) = (child.stdin.take(), child.stdout.take());
-        let told = answers.as_ref().map_or(Ok(String::new()), |answers| first_line(answers, ARM_PATIENCE));
+        // What it does is a change, too.
+        let told = crash_point::around("guardian.ready", || {
+            answers.as_ref().map_or(Ok(String::new()), |answers| first_line(answers, ARM_PATIENCE))
+        });
         let told = told.unwrap_or_else(|e| e.to_string());
         if told.trim() != READY {
-            let _ = child.kill();
+            let _ = crash_point::around("guardian.kill", || child.kill());
             let _ = child.wait();
+            remove_shelter_of(child.id());
             return Err(io::Error::other(format!("the guardian did not start: {}", told.trim())));
         }
         let line = line.map(|line| sys::descriptor::first_to_close(line.as_fd()).map(ChildStdin::from)).transpose()?;
@@ -154,7 +154,7 @@ impl Guardian {
     /// Ends one that another has replaced.
     pub(crate) fn dismiss_deaf(mut self) {
         // It may have died before.
-        let _ = self.child.kill();
+        let _ = crash_point::around("guardian.kill", || self.child.kill());
         let pid = self.child.id();
         if host::wait_until(DYING, || !matches!(self.child.try_wait(), Ok(None))) {
             remove_shelter_of(pid);
@@ -168,13 +168,14 @@ impl Guardian {
     pub fn dismiss(mut self) -> io::Result<()> {
         if let Some(mut line) = self.line.take() {
             // It may have died before: then there is nobody to tell.
-            let _ = line.write_all(&[FAREWELL]);
+            let _ = crash_point::around("guardian.farewell", || line.write_all(&[FAREWELL]));
         }
         // One that is stopped, or drowned in our signs of life, does not hear: nothing is left for it to do.
         let stopped = process::stat(self.pid()).is_ok_and(|stat| process::is_stopped(&stat.process));
-        let deaf = stopped || !host::wait_until(LEAVE_PATIENCE, || !matches!(self.child.try_wait(), Ok(None)));
-        if deaf {
-            let _ = self.child.kill();
+        let mut has_left = || !matches!(self.child.try_wait(), Ok(None));
+        let leave = || host::wait_until(LEAVE_PATIENCE, &mut has_left);
+        if stopped || !crash_point::around("guardian.leave", leave) {
+            let _ = crash_point::around("guardian.kill", || self.child.kill());
         }
         let ended = self.child.wait().map(drop);
         remove_shelter_of(self.child.id());
@@ -215,7 +216,7 @@ fn first_line(from: &ChildStdout, patience: Duration) -> io::Result<String> {
 /// One that was killed could not remove its group.
 fn remove_shelter_of(pid: u32) {
     if let Some(group) = shelter_of(pid) {
-        let _ = fs::remove_dir(group);
+        let _ = crash_point::around("shelter.remove", || fs::remove_dir(group));
     }
 }
 
@@ -291,7 +292,7 @@ fn watch(directories: &Directories) -> io::Result<u8> {
         // With nothing open there is nothing to revert, and whoever stopped it may have had a reason.
         if silence.is_hang() && !recover::outstanding(directories).is_empty() {
             // ESRCH: it has just died.
-            let _ = sys::signals::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
+            let _ = crash_point::around("agent.kill", || sys::signals::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL));
             // As long as the kernel holds it, it holds the host, too.
             let mut gone = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
             while matches!(poll(&mut gone, PollTimeout::NONE), Err(nix::Error::EINTR)) {}
@@ -325,6 +326,7 @@ impl Silence {
 
 /// The agent is dead: become the owner and undo what it left. A new owner that was faster does it instead.
 fn after_death(directories: &Directories, mut shelter: Shelter, why: &str) -> u8 {
+    crash_point::pass(AGENT_DEAD);
     let holder = Holder::clearing_up("guardian, clearing up");
     let Ok(owner) = Owner::take(&directories.run, &holder, Duration::from_secs(5)) else {
         shelter.leave();
@@ -355,23 +357,26 @@ fn shelter_of(pid: u32) -> Option<PathBuf> {
 
 impl Shelter {
     fn enter() -> Self {
-        let entered = shelter_of(std::process::id())
-            .filter(|d| fs::create_dir(d).is_ok() && fs::write(d.join("cgroup.procs"), "0").is_ok());
+        let make = |d: &PathBuf| crash_point::around("shelter.make", || fs::create_dir(d)).is_ok();
+        let join = |d: &PathBuf| crash_point::around("shelter.join", || fs::write(d.join("cgroup.procs"), "0")).is_ok();
+        let entered = shelter_of(std::process::id()).filter(|d| make(d) && join(d));
         let oom_score = fs::read_to_string(OOM_SCORE).ok();
         // A host may refuse: then it is as any other process.
-        let _ = fs::write(OOM_SCORE, "-1000");
+        let _ = crash_point::around("shelter.oom", || fs::write(OOM_SCORE, "-1000"));
         Self { directory: entered, oom_score }
     }
 
     /// Doing it twice is nothing.
     fn leave(&mut self) {
         if let Some(before) = self.oom_score.take() {
-            let _ = fs::write(OOM_SCORE, before);
+            let _ = crash_point::around("shelter.oom.leave", || fs::write(OOM_SCORE, before));
         }
         let (Some(directory), Some(root)) = (self.directory.take(), cgroup::mount_point()) else { return };
         // A group with a process in it cannot be removed, so step out first.
-        let _ = fs::write(root.join("cgroup.procs"), "0");
-        host::wait_until(Duration::from_secs(1), || fs::remove_dir(&directory).is_ok());
+        let _ = crash_point::around("shelter.leave", || fs::write(root.join("cgroup.procs"), "0"));
+        crash_point::around("shelter.remove", || {
+            host::wait_until(Duration::from_secs(1), || fs::remove_dir(&directory).is_ok())
+        });
     }
 }
 
@@ -385,12 +390,14 @@ pub(crate) fn sweep(run: &Path) {
         // A living one may be about to move in. One that is dead may not have been reaped yet, or its number may be
         // another's by now.
         let Some(stat) = process::stat(pid).ok().filter(|_| process::cmdline(pid).starts_with(NAME)) else {
-            let _ = fs::remove_dir(group.path());
+            let _ = crash_point::around("shelter.sweep", || fs::remove_dir(group.path()));
             continue;
         };
         if process::is_stopped(&stat.process) && is_guardian_of(pid, run) {
             let _ = process::signal(&stat.process, libc::SIGKILL);
-            host::wait_until(Duration::from_secs(1), || fs::remove_dir(group.path()).is_ok());
+            crash_point::around("shelter.sweep", || {
+                host::wait_until(Duration::from_secs(1), || fs::remove_dir(group.path()).is_ok())
+            });
         }
     }
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use nix::libc;
 
 use crate::aftermath;
+use crate::crash_point;
 use crate::host::{self, process, wait_until};
 use crate::journal::Directories;
 use crate::owner::{Holder, Owner, OwnerError};
@@ -99,8 +100,8 @@ pub fn check(run: &Path) -> Result<(), Halted> {
 /// # Errors
 /// The file cannot be written.
 pub fn set(run: &Path, why: &str) -> io::Result<()> {
-    fs::create_dir_all(run)?;
-    fs::write(path(run), format!("{why}\n"))
+    crash_point::around("halt.directory", || fs::create_dir_all(run))?;
+    crash_point::around("halt.write", || fs::write(path(run), format!("{why}\n")))
 }
 
 /// Faults may begin again. Whether they might not before.
@@ -108,7 +109,7 @@ pub fn set(run: &Path, why: &str) -> io::Result<()> {
 /// # Errors
 /// The file cannot be removed.
 pub fn clear(run: &Path) -> io::Result<bool> {
-    match fs::remove_file(path(run)) {
+    match crash_point::around("halt.remove", || fs::remove_file(path(run))) {
         Ok(()) => Ok(true),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(e) => Err(e),

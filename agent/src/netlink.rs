@@ -94,6 +94,7 @@ enum List {
 
 fn exchange(protocol: SockProtocol, request: &[u8], mut each: impl FnMut(&[u8])) -> io::Result<List> {
     let netlink = open(protocol)?;
+    // The crash points are around the calls of `change`: all else only asks.
     send(netlink.as_raw_fd(), request, MsgFlags::empty())?;
     let mut buffer = vec![0; 1 << 16];
     let mut list = List::Whole;

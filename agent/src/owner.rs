@@ -14,6 +14,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::{SysconfVar, sysconf};
 use serde::{Deserialize, Serialize};
 
+use crate::crash_point;
 use crate::host::{process, wait_until};
 use crate::journal::remedy;
 
@@ -92,7 +93,7 @@ pub struct Owner {
 impl Drop for Owner {
     fn drop(&mut self) {
         // A name that stays would only sound as if its process had been killed.
-        let _ = self.lock.set_len(0);
+        let _ = crash_point::around("owner.empty", || self.lock.set_len(0));
     }
 }
 
@@ -108,8 +109,10 @@ impl Owner {
             let path = path.display().to_string();
             move |source| OwnerError::Io { path, what, source }
         };
-        fs::create_dir_all(directory).map_err(fail("made"))?;
-        let opened = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path);
+        crash_point::around("owner.directory", || fs::create_dir_all(directory)).map_err(fail("made"))?;
+        let opened = crash_point::around("owner.open", || {
+            OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path)
+        });
         let opened = opened.or_else(|e| if holder.clears_up { File::open(&path).map_err(|_| e) } else { Err(e) });
         let mut file = Some(opened.map_err(fail("opened"))?);
         let mut lock = None;
@@ -132,7 +135,8 @@ impl Owner {
         let dead = name(&lock);
         let text = serde_json::to_string(holder).map_err(|e| fail("written")(e.into()))?;
         // Written over the old name and then cut, so that whoever reads meanwhile finds a whole one.
-        match lock.write_all_at(text.as_bytes(), 0).and_then(|()| lock.set_len(text.len() as u64)) {
+        let named = crash_point::around("owner.write", || lock.write_all_at(text.as_bytes(), 0));
+        match named.and_then(|()| crash_point::around("owner.cut", || lock.set_len(text.len() as u64))) {
             Err(e) if !holder.clears_up => Err(fail("written")(e)),
             _ => Ok(Self { lock, dead }),
         }

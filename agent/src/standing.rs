@@ -112,18 +112,19 @@ impl Board {
         }
         let new = self.run.join("standing.json.new");
         let account = Account { at_ns: sys::clock::monotonic_ns(), faults };
+        // No crash points: nothing is undone from it, and as it is written while time passes they could not be numbered.
         if let Ok(text) = serde_json::to_vec(&account)
             && fs::write(&new, text).is_ok()
         {
-            let _ = fs::rename(&new, path(&self.run));
+            let _ = fs::rename(&new, path(&self.run)); // no crash point, either
         }
     }
 }
 
 /// Removes the file: nothing is in force.
 pub(crate) fn forget(run: &Path) {
+    // Without crash points, as it is written. The second is of an owner that was killed while it wrote.
     let _ = fs::remove_file(path(run));
-    // Of an owner that was killed while it wrote.
     let _ = fs::remove_file(run.join("standing.json.new"));
 }
 

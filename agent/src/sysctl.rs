@@ -26,8 +26,7 @@ pub fn read(namespace: &NetnsRef, key: &str) -> io::Result<String> {
 /// # Errors
 /// As [`read`], or the kernel did not take the value.
 pub fn write(namespace: &NetnsRef, key: &str, value: &str) -> io::Result<()> {
-    netns::within(namespace, || fs::write(path(key), value))??;
-    crash_point::pass("sysctl.written");
+    netns::within(namespace, || crash_point::around("sysctl.write", || fs::write(path(key), value)))??;
     let now = read(namespace, key)?;
     if now == value { Ok(()) } else { Err(io::Error::other(format!("{key} is {now} after writing {value}"))) }
 }

@@ -232,21 +232,24 @@ pub fn command(argv: &[String], directory: &Path, patience: Duration) -> io::Res
     let mut command = Command::new(program);
     command.args(args).current_dir(directory).stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors.try_clone()?);
     // If we die in the middle of it, its inverse is run at once, and must come after it.
-    let mut child = sys::child::end_with_us(&mut command).spawn()?;
-    crash_point::pass("command.started");
+    let mut child = crash_point::around("command.start", || sys::child::end_with_us(&mut command).spawn())?;
     let begun = Instant::now();
-    let status = loop {
-        crate::pulse::beat();
-        if let Some(status) = child.try_wait()? {
-            break status;
+    // What it does is a change, too.
+    let status = crash_point::around("command.work", || -> io::Result<_> {
+        loop {
+            crate::pulse::beat();
+            if let Some(status) = child.try_wait()? {
+                return Ok(status);
+            }
+            if begun.elapsed() > patience {
+                child.kill()?;
+                child.wait()?;
+                let why = format!("took longer than {} s", patience.as_secs());
+                return Err(io::Error::new(io::ErrorKind::TimedOut, why));
+            }
+            std::thread::sleep(Duration::from_millis(2));
         }
-        if begun.elapsed() > patience {
-            child.kill()?;
-            child.wait()?;
-            return Err(io::Error::new(io::ErrorKind::TimedOut, format!("took longer than {} s", patience.as_secs())));
-        }
-        std::thread::sleep(Duration::from_millis(2));
-    };
+    })?;
     // From here on what is written to it is refused, so that it does not grow. A kernel that cannot do this only
     // wastes memory.
     let _ = fcntl(&errors, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE));

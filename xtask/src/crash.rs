@@ -13,16 +13,16 @@ const DOCUMENT: &str = "docs/crash-points.md";
 /// Options of `crash`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Every point, and for each every point of the guardian's recovery; takes about an hour
+    /// Every point, not one of each state, and for each every point of the guardian's recovery; takes hours
     #[arg(long)]
     all: bool,
-    /// Seconds of deaths; those that do not fit in are left out, others in each run
-    #[arg(long, default_value_t = 150, conflicts_with = "all")]
-    seconds: u64,
+    /// At most so many seconds of deaths; those that do not fit in are left out, others in each run
+    #[arg(long)]
+    seconds: Option<u64>,
     /// Draws the same deaths as an earlier run, which printed it
     #[arg(long)]
     seed: Option<u64>,
-    /// Only this fault, or `stage`
+    /// Only this fault, or `stage`, or `guardian`
     #[arg(long, conflicts_with = "write")]
     fault: Option<String>,
     /// Also write the table into docs/crash-points.md
@@ -43,7 +43,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let file = repo::target().join(format!("crash-points-{}.json", std::process::id()));
     let mut command = run::command(&test.path, ["--nocapture"]);
     command.current_dir(&test.package).env("FIREDRILL_CRASH_TABLE", &file);
-    command.env("FIREDRILL_CRASH_BUDGET", args.seconds.to_string());
+    if let Some(seconds) = args.seconds {
+        command.env("FIREDRILL_CRASH_BUDGET", seconds.to_string());
+    }
     if args.all {
         command.env("FIREDRILL_CRASH_ALL", "1");
     }
@@ -68,32 +70,34 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 /// The table, as Markdown.
 fn markdown(table: &Value) -> Result<String> {
     let mut text = String::from(
-        "| fault | on | points | points tried | deaths | survivors | median clean-up (ms) | slowest (ms) |\n\
-         |---|---|---:|---:|---:|---:|---:|---:|\n",
+        "| fault | on | points | states | states tried | deaths | survivors | median clean-up (ms) | slowest (ms) |\n\
+         |---|---|---:|---:|---:|---:|---:|---:|---:|\n",
     );
-    let (mut points, mut tried, mut deaths, mut survivors) = (0, 0, 0, 0);
+    let (mut points, mut states, mut tried, mut deaths, mut survivors) = (0, 0, 0, 0, 0);
     let mut slowest: f64 = 0.0;
     for row in table["rows"].as_array().context("the table has no rows")? {
         let number = |key: &str| row[key].as_u64().with_context(|| format!("a row without `{key}`"));
         let ms = |key: &str| row[key].as_f64().with_context(|| format!("a row without `{key}`"));
         let left = row["survivors"].as_array().context("a row without `survivors`")?.len();
         text.push_str(&format!(
-            "| {} | {} | {} | {} | {} | {left} | {:.1} | {:.1} |\n",
+            "| {} | {} | {} | {} | {} | {} | {left} | {:.1} | {:.1} |\n",
             row["fault"].as_str().context("a row without `fault`")?,
             row["target"].as_str().context("a row without `target`")?,
             number("points")?,
+            number("states")?,
             number("tried")?,
             number("deaths")?,
             ms("median_ms")?,
             ms("slowest_ms")?,
         ));
         points += number("points")?;
+        states += number("states")?;
         tried += number("tried")?;
         deaths += number("deaths")?;
         survivors += left;
         slowest = slowest.max(ms("slowest_ms")?);
     }
-    text.push_str(&format!("| all | | {points} | {tried} | {deaths} | {survivors} | | {slowest:.1} |\n"));
+    text.push_str(&format!("| all | | {points} | {states} | {tried} | {deaths} | {survivors} | | {slowest:.1} |\n"));
     Ok(text)
 }
 
@@ -137,12 +141,12 @@ mod tests {
     #[test]
     fn the_table_sums_its_rows_and_takes_the_slowest() {
         let row = |survivors: &[&str], slowest: f64| {
-            serde_json::json!({"fault": "loss", "target": "cgroup", "points": 10, "tried": 4, "deaths": 8,
+            serde_json::json!({"fault": "loss", "target": "cgroup", "points": 10, "states": 6, "tried": 4, "deaths": 8,
                 "survivors": survivors, "median_ms": 1.0, "slowest_ms": slowest})
         };
         let table = serde_json::json!({"seed": 1, "all": false, "rows": [row(&[], 3.0), row(&["left"], 2.5)]});
         let text = markdown(&table).expect("a table");
-        assert!(text.ends_with("| all | | 20 | 8 | 16 | 1 | | 3.0 |\n"), "{text}");
+        assert!(text.ends_with("| all | | 20 | 12 | 8 | 16 | 1 | | 3.0 |\n"), "{text}");
         assert!(markdown(&serde_json::json!({"rows": [{}]})).is_err(), "nothing is made up for what is missing");
     }
 }

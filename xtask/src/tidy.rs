@@ -1,5 +1,7 @@
 //! `tidy`: rules of this repository that no compiler checks. It runs as a test, too.
 
+mod points;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -101,6 +103,10 @@ fn file(path: &str, text: &str, found: &mut Found) {
         if path.ends_with(".rs") && has_unsafe(line) && !UNSAFE.iter().any(|folder| path.starts_with(folder)) {
             found.errors.push(format!("{path}:{number}: `unsafe` outside {}", UNSAFE.join(" and ")));
         }
+    }
+    for (number, call) in points::unguarded(path, text) {
+        let what = format!("`{call}` changes the host without crash points: put it into `crash_point::around`");
+        found.errors.push(format!("{path}:{number}: {what}, or say in a comment why it has none"));
     }
     let lines = text.lines().count();
     if path.ends_with(".rs") && lines > TOO_LONG {

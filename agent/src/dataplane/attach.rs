@@ -85,11 +85,10 @@ pub(super) fn attach(
     match mode {
         AttachMode::Tcx => {
             let options = TcAttachOptions::TcxOrder(LinkOrder::first());
-            let link = program
-                .attach_with_options(ifname, direction.attach_type(), options)
-                .and_then(|id| program.take_link(id))
-                .map_err(|error| failed(super::chain(&error)))?;
-            crash_point::pass("tcx.attached");
+            let id = crash_point::around("tcx.attach", || {
+                program.attach_with_options(ifname, direction.attach_type(), options)
+            });
+            let link = id.and_then(|id| program.take_link(id)).map_err(|error| failed(super::chain(&error)))?;
             let link = FdLink::try_from(link).map_err(|error| failed(super::chain(&error)))?;
             let link_id = link.info().map_err(|error| failed(super::chain(&error)))?.id();
             Ok((Hooked::Tcx(link), Attachment::Tcx { link_id }))
@@ -127,8 +126,7 @@ pub(super) fn detach(
 ) -> Result<(), DataPlaneError> {
     match hooked {
         Hooked::Tcx(link) => {
-            drop(link);
-            crash_point::pass("tcx.detached");
+            crash_point::around("tcx.detach", || drop(link));
         }
         Hooked::Clsact => {
             let failed = |what| move |source| DataPlaneError::TrafficControl { what, ifindex, source };

@@ -67,10 +67,7 @@ fn request(kind: u16, flags: u16, ifindex: u32, parent: u32, handle: u32, info: 
 }
 
 fn change(request: Request) -> io::Result<()> {
-    crash_point::pass("tc.before");
-    let changed = netlink::change(SockProtocol::NetlinkRoute, request);
-    crash_point::pass("tc.after");
-    changed
+    crash_point::around("tc", || netlink::change(SockProtocol::NetlinkRoute, request))
 }
 
 fn list(request: Request) -> io::Result<Vec<Vec<u8>>> {

@@ -2,7 +2,6 @@
 
 use std::{io, sync::Arc};
 
-use aya::maps::MapError;
 use firedrill_abi::{MAX_LINES, REINJECT_INGRESS, STAGE_EGRESS, STAGE_INGRESS, TAP_PREFIX};
 
 use super::{
@@ -41,38 +40,33 @@ impl DataPlane {
         let (bpf, mode) = (&mut self.bpf, self.mode);
         let (tap, tap_ifindex, reinject, target) = in_netns(&self.netns, || {
             let hardware = check_interface(ifindex, &name)?;
-            let tap = tun::create_tap(&format!("{TAP_PREFIX}%d")).map_err(failed("making a TAP"))?;
-            crash_point::pass("line.tap.made");
+            let tap = crash_point::around("line.tap.make", || tun::create_tap(&format!("{TAP_PREFIX}%d")))
+                .map_err(failed("making a TAP"))?;
             let tap_ifindex = index_of(&tap.name).map_err(failed("finding the TAP"))?;
             quiet(&tap.name).map_err(failed("switching IPv6 off on the TAP"))?;
-            crash_point::pass("line.tap.quiet");
             // A filter ends with its TAP at no cost; for a link the kernel would wait for RCU, some 10 ms, before each TAP.
             let mut at_tap =
                 |mode| attach::attach(bpf, load::REINJECT, mode, tap_ifindex, &tap.name, Direction::Ingress);
             let (reinject, _) = at_tap(AttachMode::Clsact).or_else(|_| at_tap(mode))?;
-            tun::set_queue_len(&tap.name, line::QUEUE_LEN).map_err(failed("setting the TAP's queue"))?;
-            tun::bring_up(&tap.name, line::TAP_MTU).map_err(failed("bringing the TAP up"))?;
-            crash_point::pass("line.tap.up");
+            crash_point::around("line.tap.queue", || tun::set_queue_len(&tap.name, line::QUEUE_LEN))
+                .map_err(failed("setting the TAP's queue"))?;
+            crash_point::around("line.tap.up", || tun::bring_up(&tap.name, line::TAP_MTU))
+                .map_err(failed("bringing the TAP up"))?;
             Ok((tap, tap_ifindex, reinject, target(ifindex, direction, hardware)))
         })?;
         let info = LineInfo { tap_name: tap.name.clone(), tap_ifindex };
         self.maps.reset_refused(slot)?;
-        self.maps.taps.insert(tap_ifindex, slot, 0).map_err(map_error("TAPS"))?;
-        let line = Line::start(LineParts {
-            tap,
-            table: Arc::clone(&self.table),
-            slot,
-            nonce: self.nonce,
-            records: self.records.clone(),
-        })?;
-        crash_point::pass("line.started");
-        self.table.switch_on(slot, &firedrill_abi::Line { tap_ifindex, heartbeat_ns: monotonic_ns(), ..target });
+        crash_point::around("line.tap.write", || self.maps.taps.insert(tap_ifindex, slot, 0))
+            .map_err(map_error("TAPS"))?;
+        let parts =
+            LineParts { tap, table: Arc::clone(&self.table), slot, nonce: self.nonce, records: self.records.clone() };
+        let line = crash_point::around("line.start", || Line::start(parts))?;
+        let entry = firedrill_abi::Line { tap_ifindex, heartbeat_ns: monotonic_ns(), ..target };
+        crash_point::around("line.on", || self.table.switch_on(slot, &entry));
         if let Some(hook) = self.hooks.get_mut(&(ifindex, direction)) {
             hook.line = Some(ActiveLine { slot, tap_ifindex, line, reinject });
         }
-        crash_point::pass("line.on");
         self.publish(ifindex)?;
-        crash_point::pass("line.published");
         Ok(info)
     }
 
@@ -86,15 +80,11 @@ impl DataPlane {
         };
         let tap_name = active.line.tap_name.clone();
         let tap_full = in_netns(&self.netns, || Ok(dropped_by(&tap_name))).unwrap_or(0);
-        let stopped = active.line.stop();
-        crash_point::pass("line.stopped");
+        let stopped = crash_point::around("line.stop", || active.line.stop());
         let published = self.publish(ifindex);
-        crash_point::pass("line.withdrawn");
         let refused = self.maps.refused(active.slot)?;
-        let removed = match self.maps.taps.remove(&active.tap_ifindex) {
-            Err(MapError::KeyNotFound) => Ok(()),
-            result => result.map_err(map_error("TAPS")),
-        };
+        let removed = crash_point::around("line.tap.forget", || self.maps.taps.remove(&active.tap_ifindex));
+        let removed = load::absent_is_fine(removed).map_err(map_error("TAPS"));
         stopped.and(published).and(removed).map(|()| LineTotals { tap_full, refused })
     }
 
@@ -125,7 +115,8 @@ fn target(ifindex: u32, direction: Direction, hardware: u16) -> firedrill_abi::L
 
 /// Keeps the kernel from sending anything of its own over a TAP.
 fn quiet(tap: &str) -> io::Result<()> {
-    match std::fs::write(format!("/proc/sys/net/ipv6/conf/{tap}/disable_ipv6"), "1") {
+    let path = format!("/proc/sys/net/ipv6/conf/{tap}/disable_ipv6");
+    match crash_point::around("line.tap.quiet", || std::fs::write(path, "1")) {
         // A kernel without IPv6.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         result => result,

@@ -16,7 +16,7 @@ use firedrill_abi::{Counters, Interface, MODEL_INDEPENDENT, Rule, Scope};
 
 use super::{chain, error::DataPlaneError, map_error, tags::Tags};
 use crate::{
-    pulse,
+    crash_point, pulse,
     sys::{bpf::Shared, mmap::LineTable},
 };
 
@@ -60,7 +60,7 @@ fn is_real_time() -> bool {
 
 /// The maps that the agent writes, and the counters.
 pub(super) struct Maps {
-    pub rules: HashMap<MapData, u32, Shared<Rule>>,
+    rules: HashMap<MapData, u32, Shared<Rule>>,
     pub scopes: HashMap<MapData, u32, Shared<Scope>>,
     pub interfaces: HashMap<MapData, u32, Shared<Interface>>,
     pub taps: HashMap<MapData, u32, u32>,
@@ -86,19 +86,27 @@ impl Maps {
     /// Makes a rule, with counters at 0. Nothing asks it before its scope lists it.
     pub(super) fn begin_rule(&mut self, number: u32, rule: Rule) -> Result<(), DataPlaneError> {
         let zeros = zeros(Shared(Counters::default()))?;
-        self.counters.insert(number, zeros, 0).map_err(map_error("COUNTERS"))?;
+        crash_point::around("counters.make", || self.counters.insert(number, zeros, 0))
+            .map_err(map_error("COUNTERS"))?;
         if rule.model != MODEL_INDEPENDENT {
-            self.states.insert(number, 0, 0).map_err(map_error("STATES"))?;
+            crash_point::around("state.make", || self.states.insert(number, 0, 0)).map_err(map_error("STATES"))?;
         }
-        self.rules.insert(number, Shared(rule), 0).map_err(map_error("RULES"))
+        self.write_rule(number, rule)
+    }
+
+    /// Replaces a rule as a whole.
+    pub(super) fn write_rule(&mut self, number: u32, rule: Rule) -> Result<(), DataPlaneError> {
+        crash_point::around("rule.write", || self.rules.insert(number, Shared(rule), 0)).map_err(map_error("RULES"))
     }
 
     /// Removes a rule that no scope lists. One that is not there is no error.
     pub(super) fn end_rule(&mut self, number: u32) -> Result<(), DataPlaneError> {
-        let rule = absent_is_fine(self.rules.remove(&number)).map_err(map_error("RULES"));
-        let state = absent_is_fine(self.states.remove(&number)).map_err(map_error("STATES"));
-        let counters = absent_is_fine(self.counters.remove(&number)).map_err(map_error("COUNTERS"));
-        rule.and(state).and(counters)
+        let rule = crash_point::around("rule.remove", || self.rules.remove(&number));
+        let state = crash_point::around("state.remove", || self.states.remove(&number));
+        let counters = crash_point::around("counters.remove", || self.counters.remove(&number));
+        let rule = absent_is_fine(rule).map_err(map_error("RULES"));
+        let state = absent_is_fine(state).map_err(map_error("STATES"));
+        rule.and(state).and(absent_is_fine(counters).map_err(map_error("COUNTERS")))
     }
 
     /// Packets that a line could not take.
@@ -108,7 +116,7 @@ impl Maps {
 
     pub(super) fn reset_refused(&mut self, slot: u32) -> Result<(), DataPlaneError> {
         let zeros = zeros(0)?;
-        self.refused.set(slot, zeros, 0).map_err(map_error("REFUSED"))
+        crash_point::around("refused.reset", || self.refused.set(slot, zeros, 0)).map_err(map_error("REFUSED"))
     }
 }
 

@@ -220,8 +220,7 @@ impl DataPlane {
     /// As [`DataPlane::open`].
     pub fn open_with(netns: BorrowedFd<'_>, mode: AttachMode) -> Result<Self, DataPlaneError> {
         let netns = netns.try_clone_to_owned().map_err(DataPlaneError::Namespace)?;
-        let load::Loaded { bpf, maps, tags, table, nonce } = load::load()?;
-        crash_point::pass("programs.loaded");
+        let load::Loaded { bpf, maps, tags, table, nonce } = crash_point::around("programs.load", load::load)?;
         Ok(Self {
             netns,
             mode,

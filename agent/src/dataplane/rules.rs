@@ -35,13 +35,11 @@ impl DataPlane {
         self.rules.insert(id, ActiveRule { number, spec, encoded, record });
         // Before any packet meets the rule.
         let begun = self.publish_spared().and_then(|()| self.maps.begin_rule(number, encoded));
-        crash_point::pass("rule.written");
         if let Err(error) = begun.and_then(|()| self.list(id, true)) {
             // The error that matters is the first one.
             let _ = self.forget(id);
             return Err(error);
         }
-        crash_point::pass("rule.published");
         Ok(id)
     }
 
@@ -57,7 +55,7 @@ impl DataPlane {
             return Err(RuleError::KindChanged.into());
         }
         *rule.record.shape() = shape(action);
-        self.maps.rules.insert(rule.number, Shared(encoded), 0).map_err(map_error("RULES"))?;
+        self.maps.write_rule(rule.number, encoded)?;
         rule.encoded = encoded;
         rule.spec.action = action;
         Ok(())
@@ -71,7 +69,7 @@ impl DataPlane {
         let rule = self.rules.get_mut(&id).ok_or(DataPlaneError::NoSuchRule(id.0))?;
         let encoded = Rule { expires_ns, ..rule.encoded };
         rule.record.expires_ns.store(expires_ns, Relaxed);
-        self.maps.rules.insert(rule.number, Shared(encoded), 0).map_err(map_error("RULES"))?;
+        self.maps.write_rule(rule.number, encoded)?;
         rule.encoded = encoded;
         rule.spec.expires_ns = expires_ns;
         Ok(())
@@ -93,7 +91,6 @@ impl DataPlane {
             released = self.release(number);
         }
         self.list(id, false)?;
-        crash_point::pass("rule.withdrawn");
         if delays {
             // Those that came between are on their way now.
             released = released.and(self.release(number));
@@ -119,10 +116,12 @@ impl DataPlane {
         let wanted = self.spares.by_port();
         let there = self.maps.spared.iter().collect::<Result<BTreeMap<_, _>, _>>().map_err(map_error("SPARED"))?;
         for port in there.keys().filter(|port| !wanted.contains_key(port)) {
-            absent_is_fine(self.maps.spared.remove(port)).map_err(map_error("SPARED"))?;
+            let removed = crash_point::around("spared.remove", || self.maps.spared.remove(port));
+            absent_is_fine(removed).map_err(map_error("SPARED"))?;
         }
         for (port, sets) in wanted.iter().filter(|(port, sets)| there.get(port) != Some(sets)) {
-            self.maps.spared.insert(port, sets, 0).map_err(map_error("SPARED"))?;
+            crash_point::around("spared.write", || self.maps.spared.insert(port, sets, 0))
+                .map_err(map_error("SPARED"))?;
         }
         Ok(())
     }
@@ -131,11 +130,13 @@ impl DataPlane {
     fn list(&mut self, id: RuleId, on: bool) -> Result<(), DataPlaneError> {
         let rule = self.rules.get(&id).ok_or(DataPlaneError::NoSuchRule(id.0))?;
         let (number, scope) = self.scopes.list(rule.number, &rule.spec, on);
-        let written = if scope == Scope::default() {
-            absent_is_fine(self.maps.scopes.remove(&number))
-        } else {
-            self.maps.scopes.insert(number, Shared(scope), 0)
-        };
+        let written = crash_point::around("scope.write", || {
+            if scope == Scope::default() {
+                absent_is_fine(self.maps.scopes.remove(&number))
+            } else {
+                self.maps.scopes.insert(number, Shared(scope), 0)
+            }
+        });
         written.map_err(map_error("SCOPES"))?;
         self.publish_all()
     }
@@ -184,10 +185,14 @@ impl DataPlane {
         self.published.remove(&ifindex);
         match entry {
             Some(entry) => {
-                self.maps.interfaces.insert(ifindex, Shared(entry), 0).map_err(map_error("INTERFACES"))?;
+                crash_point::around("interface.write", || self.maps.interfaces.insert(ifindex, Shared(entry), 0))
+                    .map_err(map_error("INTERFACES"))?;
                 self.published.insert(ifindex, entry);
             }
-            None => absent_is_fine(self.maps.interfaces.remove(&ifindex)).map_err(map_error("INTERFACES"))?,
+            None => {
+                let removed = crash_point::around("interface.remove", || self.maps.interfaces.remove(&ifindex));
+                absent_is_fine(removed).map_err(map_error("INTERFACES"))?;
+            }
         }
         Ok(())
     }

@@ -77,7 +77,7 @@ fn put<K: aya::Pod>(
     if !tag.add_to(&mut scopes) {
         return Err(too_many());
     }
-    map.insert(key, scopes, 0).map_err(map_error(name))
+    crash_point::around("tag.write", || map.insert(key, scopes, 0)).map_err(map_error(name))
 }
 
 /// Takes a tag out of an entry of a map, and the entry away with the last.
@@ -91,7 +91,8 @@ fn take<K: aya::Pod>(
         return Ok(());
     };
     tag.remove_from(&mut scopes);
-    if scopes[0] == 0 { map.remove(&key) } else { map.insert(key, scopes, 0) }.map_err(map_error(name))
+    let change = || if scopes[0] == 0 { map.remove(&key) } else { map.insert(key, scopes, 0) };
+    crash_point::around("tag.remove", change).map_err(map_error(name))
 }
 
 fn too_many() -> DataPlaneError {
@@ -189,9 +190,7 @@ impl Tags {
     /// Tags what is made from now on in a cgroup and those below it.
     pub(super) fn add_cgroup(&mut self, bpf: &mut Ebpf, tag: Tag, path: &Path) -> Result<(), DataPlaneError> {
         let id = self.attach(bpf, path)?;
-        crash_point::pass("tag.attached");
         put(&mut self.cgroup_tags, "CGROUP_TAGS", id, tag)?;
-        crash_point::pass("tag.on");
         let holder = self.holders.entry(tag).or_default();
         holder.cgroups.push(id);
         holder.cgroups_named += 1;
@@ -210,10 +209,8 @@ impl Tags {
         if self.with_process {
             let id = self.attach(bpf, cgroup)?;
             self.holders.entry(tag).or_default().cgroups.push(id);
-            crash_point::pass("tag.attached");
             put(&mut self.process_tags, "PROCESS_TAGS", pid, tag)?;
         }
-        crash_point::pass("tag.on");
         self.holders.entry(tag).or_default().processes.push((pid, pidfd));
         Ok(())
     }
@@ -288,7 +285,8 @@ impl Tags {
         if !scan.tag.add_to(&mut scopes) {
             return Err(io::Error::other(too_many()));
         }
-        self.socket_tags.insert(socket, scopes, 0).map_err(|error| io::Error::other(super::chain(&error)))?;
+        crash_point::around("tag.socket", || self.socket_tags.insert(socket, scopes, 0))
+            .map_err(|error| io::Error::other(super::chain(&error)))?;
         scan.tagged += 1;
         Ok(true)
     }
@@ -346,8 +344,7 @@ impl Tags {
             .program_mut(self.program)
             .and_then(|program| program.try_into().ok())
             .ok_or_else(|| failed(format!("the eBPF object has no program {}", self.program)))?;
-        let link = program
-            .attach(&directory, CgroupAttachMode::Single)
+        let link = crash_point::around("tag.attach", || program.attach(&directory, CgroupAttachMode::Single))
             .and_then(|id| program.take_link(id))
             .map_err(|error| failed(super::chain(&error)))?;
         let link = FdLink::try_from(link).map_err(|error| failed(super::chain(&error)))?;
@@ -359,7 +356,7 @@ impl Tags {
         if let Some(attached) = self.links.get_mut(&id) {
             attached.users -= 1;
             if attached.users == 0 {
-                self.links.remove(&id);
+                crash_point::around("tag.detach", || self.links.remove(&id));
             }
         }
     }

@@ -8,6 +8,7 @@ use std::path::{Component, Path, PathBuf};
 use firedrill_model::facts::{CgroupRef, ProcessRef};
 
 use super::process;
+use crate::crash_point;
 
 /// Where the v2 hierarchy is mounted: `/sys/fs/cgroup`, or `/sys/fs/cgroup/unified` in hybrid mode.
 pub fn mount_point() -> Option<PathBuf> {
@@ -128,5 +129,5 @@ pub fn freeze_value(cgroup: &CgroupRef) -> io::Result<String> {
 /// # Errors
 /// As [`freeze_value`], or no right to write.
 pub fn set_freeze(cgroup: &CgroupRef, value: &str) -> io::Result<()> {
-    fs::write(Path::new(&cgroup.path).join("cgroup.freeze"), value)
+    crash_point::around("cgroup.freeze", || fs::write(Path::new(&cgroup.path).join("cgroup.freeze"), value))
 }

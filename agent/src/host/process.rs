@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use firedrill_model::facts::ProcessRef;
 use nix::libc;
 
-use crate::sys;
+use crate::{crash_point, sys};
 
 /// What `/proc/PID/stat` says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,7 +100,7 @@ pub fn signal(process: &ProcessRef, signal: i32) -> io::Result<Delivery> {
     if !is_alive(process) {
         return Ok(Delivery::Gone);
     }
-    match sys::signals::pidfd_send_signal(fd.as_fd(), signal) {
+    match crash_point::around("process.signal", || sys::signals::pidfd_send_signal(fd.as_fd(), signal)) {
         Ok(()) => Ok(Delivery::Sent),
         Err(e) if gone(&e) => Ok(Delivery::Gone),
         Err(e) => Err(e),

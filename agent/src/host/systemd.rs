@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use firedrill_model::facts::UnitFacts;
 
-use crate::pulse;
+use crate::{crash_point, pulse};
 
 /// The longest that a unit may take to stop or start before we go on and say so.
 pub const PATIENCE: Duration = Duration::from_secs(90);
@@ -144,7 +144,7 @@ pub fn services() -> Vec<String> {
 /// # Errors
 /// As [`show`]; the text is systemd's own.
 pub fn stop(unit: &str) -> io::Result<()> {
-    run(&["stop", "--", unit], PATIENCE).map(drop)
+    act("unit.stop", "stop", unit)
 }
 
 /// Starts a unit and waits until it is up. Drills count as starts: when systemd refuses one more
@@ -153,12 +153,12 @@ pub fn stop(unit: &str) -> io::Result<()> {
 /// # Errors
 /// As [`show`]; the text is systemd's own.
 pub fn start(unit: &str) -> io::Result<()> {
-    let first = run(&["start", "--", unit], PATIENCE);
+    let first = act("unit.start", "start", unit);
     if first.is_ok() || active_state(unit)? != "failed" {
-        return first.map(drop);
+        return first;
     }
     reset(unit)?;
-    run(&["start", "--", unit], PATIENCE).map(drop)
+    act("unit.start", "start", unit)
 }
 
 /// Gives back a unit that was killed whenever it came back: the count of its restarts begins anew, and when systemd
@@ -182,23 +182,33 @@ pub fn revive(unit: &str) -> io::Result<String> {
     if !gave_up && !failed(&show(unit)?) {
         return Ok("left to its supervisor".into());
     }
-    run(&["start", "--", unit], PATIENCE)?;
+    act("unit.start", "start", unit)?;
     Ok("systemd had given up after so many kills; started".into())
 }
 
 /// Forgets a failure, and how often the unit was started of late (systemctl(1), `reset-failed`).
 fn reset(unit: &str) -> io::Result<()> {
-    run(&["reset-failed", "--", unit], PATIENCE).map(drop)
+    act("unit.reset", "reset-failed", unit)
 }
 
+/// Has systemd do something to a unit, and waits until it is done.
+fn act(point: &'static str, verb: &str, unit: &str) -> io::Result<()> {
+    let asked = || crash_point::pass("systemctl.started");
+    crash_point::around(point, || run_and(&[verb, "--", unit], PATIENCE, asked)).map(drop)
+}
+
+/// Asks systemd something.
 fn run(args: &[&str], patience: Duration) -> io::Result<String> {
-    let mut child = Command::new("systemctl")
-        .arg("--no-ask-password")
-        .args(args)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()?;
+    run_and(args, patience, || ())
+}
+
+fn run_and(args: &[&str], patience: Duration, once_started: impl FnOnce()) -> io::Result<String> {
+    let mut command = Command::new("systemctl");
+    command.arg("--no-ask-password").args(args);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    // The crash points are those of `act`: all others only look.
+    let mut child = command.spawn()?;
+    once_started();
     let begun = Instant::now();
     // Output of the calls above fits into a pipe many times over, except a very long list of units, which `show`
     // and `list-units` write only as fast as it is read: read first, then wait.
@@ -210,6 +220,7 @@ fn run(args: &[&str], patience: Duration) -> io::Result<String> {
             break status;
         }
         if begun.elapsed() > patience {
+            // Likewise: a crash point of `act` follows.
             child.kill()?;
             child.wait()?;
             return Err(io::Error::new(

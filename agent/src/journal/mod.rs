@@ -103,13 +103,13 @@ impl Journal {
     /// The directory cannot be made or written.
     pub fn begin(directories: &Directories, boot: &str) -> Result<Self, JournalError> {
         let path = directories.journal();
-        fs::create_dir_all(&directories.run).map_err(failed(&path, "begun"))?;
-        crash_point::pass("journal.begin.before");
+        crash_point::around("journal.directory", || fs::create_dir_all(&directories.run))
+            .map_err(failed(&path, "begun"))?;
         // To be emptied in use, so always written at its end.
         let mut options = OpenOptions::new();
+        // The crash points are around its opening.
         options.create(true).write(true).truncate(true).mode(PRIVATE).custom_flags(libc::O_APPEND);
-        let file = options.open(&path).map_err(failed(&path, "begun"))?;
-        crash_point::pass("journal.begin.after");
+        let file = crash_point::around("journal.begin", || options.open(&path)).map_err(failed(&path, "begun"))?;
         let directories = directories.clone();
         let boot = boot.to_owned();
         Ok(Self { directories, boot, file, next: 1, open: BTreeSet::new(), torn: false, failure: None })
@@ -161,10 +161,7 @@ impl Journal {
         if !self.open.is_empty() {
             return written;
         }
-        crash_point::pass("journal.empty.before");
-        let emptied = self.file.set_len(0);
-        crash_point::pass("journal.empty.after");
-        match emptied {
+        match crash_point::around("journal.empty", || self.file.set_len(0)) {
             // An empty one says the same as the record.
             Ok(()) => {
                 self.torn = false;
@@ -205,10 +202,7 @@ impl Journal {
             Ok(line) => line,
             Err(e) => return Err(failed(e)),
         };
-        let (before, after) = entry.crash_points();
-        crash_point::pass(before);
-        let written = self.file.write_all(line.as_bytes());
-        crash_point::pass(after);
+        let written = crash_point::around(entry.crash_point(), || self.file.write_all(line.as_bytes()));
         self.torn = written.is_err();
         let written = written.map_err(failed);
         if let Err(e) = &written {
@@ -227,7 +221,7 @@ impl Journal {
 fn make_room(file: &File, bytes: usize) -> io::Result<()> {
     let too_large = |_| io::Error::from(io::ErrorKind::FileTooLarge);
     let (at, bytes) = (file.metadata()?.len().try_into().map_err(too_large)?, bytes.try_into().map_err(too_large)?);
-    match fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, at, bytes) {
+    match crash_point::around("journal.room", || fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, at, bytes)) {
         // A file system that cannot: a full disk is then met at the record itself.
         Ok(()) | Err(Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::ENODEV) => Ok(()),
         Err(e) => Err(e.into()),
@@ -236,19 +230,17 @@ fn make_room(file: &File, bytes: usize) -> io::Result<()> {
 
 fn append_synced(path: &Path, entry: &Entry) -> io::Result<()> {
     if let Some(directory) = path.parent() {
-        fs::create_dir_all(directory)?;
+        crash_point::around("journal.durable.directory", || fs::create_dir_all(directory))?;
     }
-    let mut file = OpenOptions::new().create(true).append(true).mode(PRIVATE).open(path)?;
+    let mut file = crash_point::around("journal.durable.open", || {
+        OpenOptions::new().create(true).append(true).mode(PRIVATE).open(path)
+    })?;
     let text = format!("{}{}", line_end(path)?, entry.line()?);
     if matches!(entry, Entry::Intent { .. }) {
         make_room(&file, text.len() + ROOM)?;
     }
-    crash_point::pass("journal.durable.before");
-    file.write_all(text.as_bytes())?;
-    crash_point::pass("journal.durable.written");
-    file.sync_all()?;
-    crash_point::pass("journal.durable.synced");
-    Ok(())
+    crash_point::around("journal.durable.write", || file.write_all(text.as_bytes()))?;
+    crash_point::around("journal.durable.sync", || file.sync_all())
 }
 
 /// What ends the last line of a journal whose writer died or failed in the middle of it.
@@ -265,20 +257,14 @@ pub fn settle(path: &Path, change: u64) -> Result<(), JournalError> {
     let append = || -> io::Result<()> {
         let mut file = OpenOptions::new().append(true).open(path)?;
         let text = format!("{}{}", line_end(path)?, Entry::Reverted { change }.line()?);
-        crash_point::pass("journal.settle.before");
-        file.write_all(text.as_bytes())?;
-        crash_point::pass("journal.settle.after");
-        Ok(())
+        crash_point::around("journal.settle", || file.write_all(text.as_bytes()))
     };
     append().map_err(failed(path, "written"))
 }
 
 /// Not there is as good.
 fn remove(path: &Path) -> Result<(), JournalError> {
-    crash_point::pass("journal.remove.before");
-    let removed = fs::remove_file(path);
-    crash_point::pass("journal.remove.after");
-    match removed {
+    match crash_point::around("journal.remove", || fs::remove_file(path)) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(failed(path, "removed")(e)),
         _ => Ok(()),
     }
@@ -315,9 +301,7 @@ pub fn set_aside(path: &Path) -> Result<PathBuf, JournalError> {
     let free = (1_u32..).map(|n| path.with_extension(format!("unreadable-{n}"))).find(|p| !p.exists());
     // There are fewer files than numbers.
     let Some(aside) = free else { return Err(failed(path, "set aside")(io::ErrorKind::AlreadyExists.into())) };
-    crash_point::pass("journal.aside.before");
-    fs::rename(path, &aside).map_err(failed(path, "set aside"))?;
-    crash_point::pass("journal.aside.after");
+    crash_point::around("journal.aside", || fs::rename(path, &aside)).map_err(failed(path, "set aside"))?;
     Ok(aside)
 }
 

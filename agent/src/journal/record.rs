@@ -42,12 +42,12 @@ pub enum Entry {
 }
 
 impl Entry {
-    /// The points before and after it is written.
-    pub(super) fn crash_points(&self) -> (&'static str, &'static str) {
+    /// The name of the crash points around its writing.
+    pub(super) fn crash_point(&self) -> &'static str {
         match self {
-            Self::Intent { .. } => ("journal.intent.before", "journal.intent.after"),
-            Self::Applied { .. } => ("journal.applied.before", "journal.applied.after"),
-            Self::Reverted { .. } => ("journal.reverted.before", "journal.reverted.after"),
+            Self::Intent { .. } => "journal.intent",
+            Self::Applied { .. } => "journal.applied",
+            Self::Reverted { .. } => "journal.reverted",
         }
     }
 

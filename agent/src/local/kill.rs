@@ -12,7 +12,6 @@ use firedrill_model::facts::ProcessRef;
 use firedrill_model::receipt::KillCount;
 use firedrill_model::units::Span;
 
-use crate::crash_point;
 use crate::host::process::{self, Delivery};
 use crate::host::{cgroup, netns, systemd};
 
@@ -45,7 +44,6 @@ impl KillWatch {
             if process::signal(&process, signal)? == Delivery::Sent {
                 signalled.push(process);
             }
-            crash_point::pass("kill.sent");
         }
         lock(&count).signalled = signalled.len() as u64;
         let watcher = Watcher {

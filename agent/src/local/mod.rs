@@ -170,19 +170,16 @@ impl Host for LocalHost {
                 if process::signal(process, libc::SIGSTOP).map_err(failed())? == process::Delivery::Gone {
                     return Err(gone(change));
                 }
-                crash_point::pass("process.stopped");
                 self.in_force(change, State::Suspended(process.clone()))?
             }
             Change::Freeze { cgroup } => {
                 cgroup::set_freeze(cgroup, "1").map_err(failed())?;
-                crash_point::pass("cgroup.frozen");
                 self.in_force(change, State::Frozen(cgroup.clone()))?
             }
             // Those that depend on it are stopped by systemd.
             Change::StopUnit { unit, triggers, .. } => {
                 for name in triggers.iter().chain([unit]) {
                     systemd::stop(name).map_err(failed())?;
-                    crash_point::pass("unit.stopped");
                 }
                 self.in_force(change, State::UnitDown(unit.clone()))?
             }
@@ -242,7 +239,7 @@ impl Host for LocalHost {
             (Change::Tag { netns, sockets }, _) => self.planes().untag(netns, sockets)?,
             (Change::Spawn { .. }, Handle::Child(mut child)) => {
                 // Killed here as well as with its group, so that it is reaped and does not keep the group busy.
-                let _ = child.kill();
+                let _ = crash_point::around("spawn.kill", || child.kill());
                 child.wait().map_err(ChangeError::failed(format!("waiting for process {}", child.id())))?;
             }
             _ => {}

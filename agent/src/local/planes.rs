@@ -11,6 +11,7 @@ use firedrill_model::facts::{Interface, NetnsRef};
 use firedrill_model::receipt::PacketCount;
 
 use super::convert;
+use crate::crash_point;
 use crate::dataplane::{DataPlane, RuleId, Tag, is_own_tap};
 use crate::engine::{ChangeError, Expiry};
 use crate::host::{cgroup, netns, process};
@@ -84,7 +85,7 @@ impl Planes {
     fn drop_if_unused(&mut self, netns: u64) {
         let unused = |p: &Plane| p.hooks.is_empty() && p.tags.is_empty() && p.plane.rules().next().is_none();
         if self.planes.get(&netns).is_some_and(unused) {
-            self.planes.remove(&netns);
+            crash_point::around("programs.unload", || self.planes.remove(&netns));
         }
     }
 

@@ -113,10 +113,10 @@ fn request(message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
     packet.finalize();
     let mut buffer = vec![0; packet.buffer_len()];
     packet.serialize(&mut buffer);
-    crash_point::pass("rtnetlink.before");
-    socket.send(&buffer, 0)?;
-    let (answer, _) = socket.recv_from_full()?;
-    crash_point::pass("rtnetlink.after");
+    let (answer, _) = crash_point::around("rtnetlink", || {
+        socket.send(&buffer, 0)?;
+        socket.recv_from_full()
+    })?;
     let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&answer).map_err(io::Error::other)?;
     match answer.payload {
         NetlinkPayload::Error(error) => match error.code {

@@ -32,14 +32,14 @@ fn netns_path(name: &str) -> PathBuf {
 /// The name is taken, or CAP_SYS_ADMIN is missing.
 pub fn make_netns(name: &str) -> io::Result<()> {
     let path = netns_path(name);
-    fs::create_dir_all(netns::NAMED)?;
-    OpenOptions::new().write(true).create_new(true).open(&path)?;
-    crash_point::pass("netns.file.made");
+    crash_point::around("netns.directory", || fs::create_dir_all(netns::NAMED))?;
+    crash_point::around("netns.file", || OpenOptions::new().write(true).create_new(true).open(&path))?;
     let made = std::thread::scope(|scope| {
         let worker = scope.spawn(|| -> io::Result<()> {
-            unshare(CloneFlags::CLONE_NEWNET)?;
-            mount(Some("/proc/thread-self/ns/net"), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
-            crash_point::pass("netns.mounted");
+            crash_point::around("netns.unshare", || unshare(CloneFlags::CLONE_NEWNET))?;
+            crash_point::around("netns.mount", || {
+                mount(Some("/proc/thread-self/ns/net"), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+            })?;
             links::bring_up("lo")
         });
         worker.join().map_err(|_| io::Error::other("the thread that made the namespace failed"))?
@@ -60,13 +60,11 @@ pub fn delete_netns(name: &str) -> io::Result<String> {
         return Ok("gone already".into());
     }
     // EINVAL: not a mount point, because we died between making the file and mounting on it.
-    match umount2(&path, MntFlags::MNT_DETACH) {
+    match crash_point::around("netns.unmount", || umount2(&path, MntFlags::MNT_DETACH)) {
         Ok(()) | Err(nix::Error::EINVAL) => {}
         Err(e) => return Err(e.into()),
     }
-    crash_point::pass("netns.unmounted");
-    fs::remove_file(&path)?;
-    crash_point::pass("netns.deleted");
+    crash_point::around("netns.delete", || fs::remove_file(&path))?;
     Ok("deleted".into())
 }
 
@@ -75,7 +73,8 @@ pub fn delete_netns(name: &str) -> io::Result<String> {
 /// # Errors
 /// It exists, or the right is missing.
 pub fn make_cgroup(path: &str) -> io::Result<()> {
-    fs::create_dir(cgroup::path_of(path)?)
+    let directory = cgroup::path_of(path)?;
+    crash_point::around("cgroup.make", || fs::create_dir(directory))
 }
 
 /// Kills what is in a group of ours and removes it with all below it; not there is as good.
@@ -88,8 +87,9 @@ pub fn remove_cgroup(path: &Path) -> io::Result<String> {
     }
     let group = cgroup::at(path)?;
     let mut killed = 0;
-    let empty = wait_until(Duration::from_secs(5), || {
-        // A frozen group must be thawed for its processes to die; cgroup.kill (5.14) does both, and catches forks.
+    let mut kill = || {
+        // A frozen group must be thawed for its processes to die; cgroup.kill (5.14) does both, and catches forks. The
+        // crash points are around all of it.
         if fs::write(path.join("cgroup.kill"), "1").is_err() {
             let _ = cgroup::set_freeze(&group, "0");
             for victim in cgroup::processes(&group) {
@@ -99,21 +99,22 @@ pub fn remove_cgroup(path: &Path) -> io::Result<String> {
         let left = cgroup::processes(&group).len();
         killed = killed.max(left);
         left == 0
-    });
+    };
+    let empty = crash_point::around("cgroup.kill", || wait_until(Duration::from_secs(5), &mut kill));
     if !empty {
         return Err(io::Error::new(io::ErrorKind::ResourceBusy, format!("{} still has processes", path.display())));
     }
-    crash_point::pass("cgroup.emptied");
     for directory in cgroup::tree(path).into_iter().rev() {
         // Zombies keep a group busy until they are reaped.
         let mut last = Ok(());
-        wait_until(Duration::from_secs(2), || {
-            last = fs::remove_dir(&directory)
-                .or_else(|e| if e.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(e) });
-            last.is_ok()
+        crash_point::around("cgroup.remove", || {
+            wait_until(Duration::from_secs(2), || {
+                last = fs::remove_dir(&directory)
+                    .or_else(|e| if e.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(e) });
+                last.is_ok()
+            })
         });
         last?;
-        crash_point::pass("cgroup.removed");
     }
     Ok(if killed == 0 { "removed".into() } else { format!("{killed} processes killed, removed") })
 }
@@ -148,7 +149,9 @@ pub fn spawn(what: &Spawn<'_>) -> io::Result<(Child, ProcessRef)> {
     }
     let namespace = what.netns.map(|name| File::open(netns_path(name))).transpose()?;
     let output = match what.log {
-        Some(path) => Stdio::from(OpenOptions::new().create(true).append(true).open(path)?),
+        Some(path) => {
+            Stdio::from(crash_point::around("spawn.log", || OpenOptions::new().create(true).append(true).open(path))?)
+        }
         None => Stdio::null(),
     };
     let errors = match what.log {
@@ -164,11 +167,10 @@ pub fn spawn(what: &Spawn<'_>) -> io::Result<(Child, ProcessRef)> {
             if let Some(namespace) = &namespace {
                 setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET)?;
             }
-            command.spawn()
+            crash_point::around("spawn.start", || command.spawn())
         });
         worker.join().map_err(|_| io::Error::other("the thread that starts processes failed"))?
     })?;
-    crash_point::pass("spawn.started");
     let mut starting = Starting(Some(child));
     let child = starting.0.as_mut().ok_or_else(|| io::Error::other("it is gone"))?;
     let pid = child.id().cast_signed();
@@ -176,11 +178,13 @@ pub fn spawn(what: &Spawn<'_>) -> io::Result<(Child, ProcessRef)> {
     // Until it is in the group, removing the group would not end it. And until the shell has become the program, it
     // may still fail to.
     let mut ended = None;
-    let running = wait_until(Duration::from_secs(2), || {
-        ended = child.try_wait().ok().flatten();
-        // A process that is just ending has no command line any more.
-        let line = process::cmdline(pid);
-        ended.is_some() || (is_in(pid, what.cgroup) && !line.is_empty() && !line.contains(JOIN))
+    let running = crash_point::around("spawn.join", || {
+        wait_until(Duration::from_secs(2), || {
+            ended = child.try_wait().ok().flatten();
+            // A process that is just ending has no command line any more.
+            let line = process::cmdline(pid);
+            ended.is_some() || (is_in(pid, what.cgroup) && !line.is_empty() && !line.contains(JOIN))
+        })
     });
     match ended.and_then(|status| status.code()) {
         // 126 and 127 are the shell's own (POSIX, Shell Command Language 2.8.2).
@@ -213,7 +217,7 @@ impl Drop for Starting {
     fn drop(&mut self) {
         if let Some(mut child) = self.0.take() {
             // It may have ended by itself: as good.
-            let _ = child.kill();
+            let _ = crash_point::around("spawn.kill", || child.kill());
             let _ = child.wait();
         }
     }

@@ -1,70 +1,84 @@
-//! Which deaths are tried, and what happens after each.
+//! Which deaths are tried.
+//!
+//! Points between which nothing is changed find the host in the same *state*: a journal is written, and right after it,
+//! before the next call, nothing is different. One death in each state is enough, at a point of it that is drawn. With
+//! [`ALL`] one dies at every point.
 
 use std::collections::VecDeque;
-use std::fs::{self, File};
-use std::os::unix::process::ExitStatusExt;
-use std::process::{ExitStatus, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use firedrill_agent::host::{self, process, wait_until};
-use firedrill_agent::owner::{Holder, Owner};
-use firedrill_agent::recover;
+use firedrill_agent::guardian::AGENT_DEAD;
 use firedrill_model::fault::Fault;
-use nix::sys::signal::Signal;
 
+use crate::deaths::{Death, live, try_one};
 use crate::parts::{NOT_FOR_THIS_TARGET, Orders};
 use crate::samples;
 use crate::support::in_guest;
 use crate::table::{Row, Table};
-use crate::world::{REPLICA, TARGETS, World};
+use crate::units::Units;
+use crate::world::{Point, World};
 
-/// Seconds of deaths; those that do not fit in are left out. The order is drawn, so each run leaves out others.
+/// Seconds of deaths; those that do not fit in are left out. The order is drawn, so each run leaves out others. Without
+/// it all are tried, except in guests.
 const BUDGET: &str = "FIREDRILL_CRASH_BUDGET";
-/// Set to try every point of every recovery as well, however long that takes.
+/// The budget in guests, where a death takes many times as long.
+const BUDGET_IN_GUESTS: Duration = Duration::from_secs(240);
+/// Set to try every point of the agent, and for each every point of its guardian's recovery, however long that takes.
 const ALL: &str = "FIREDRILL_CRASH_ALL";
-/// Name of the only fault to try, or `stage`.
+/// Name of the only fault to try, or `stage`, or `guardian`.
 const ONLY: &str = "FIREDRILL_CRASH_ONLY";
 /// Seed of what is drawn.
 const SEED: &str = "FIREDRILL_CRASH_SEED";
-/// The longest that an agent of these tests, or what it leaves to a guardian, may take.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How many deaths are tried at a time: a worker waits as long as it works. Units are changed one after the other.
+const WORKERS: usize = 4;
 
-/// What an agent does, and the points that it passes.
-struct Scenario {
+/// What an agent does, who dies, and the points that it passes.
+pub struct Scenario {
+    /// What stands in the table.
+    pub name: String,
+    pub sort: &'static str,
+    /// Whether the guardian dies, and its agent goes on.
+    of_guardian: bool,
     fault: Option<Fault>,
-    sort: &'static str,
-    points: Vec<String>,
+    /// The points that are passed, counted from 1, by the state that they see.
+    states: Vec<Vec<u64>>,
 }
 
 impl Scenario {
-    fn orders(&self, world: &World) -> Orders {
+    pub fn orders(&self, world: &World) -> Orders {
         match &self.fault {
-            None => Orders { stage: world.stage(), ..world.orders() },
-            Some(fault) => Orders { fault: Some((world.target(self.sort), fault.clone())), ..world.orders() },
+            None => Orders { stage: world.ground.stage().unwrap_or_default(), ..world.orders() },
+            Some(fault) => Orders {
+                fault: Some((world.ground.target(self.sort), fault.clone())),
+                hold: world.ground.hold(self.sort),
+                ..world.orders()
+            },
         }
     }
 
-    fn name(&self) -> &'static str {
-        name_of(self.fault.as_ref())
+    /// A death at one of its points; `then`: the guardian's at one of its own, later.
+    fn death(&self, point: u64, then: Option<u64>) -> Death {
+        match (self.of_guardian, then) {
+            (true, _) => Death::Guardian(point),
+            (false, None) => Death::Agent(point),
+            (false, Some(later)) => Death::Both(point, later),
+        }
     }
 }
 
-fn name_of(fault: Option<&Fault>) -> &'static str {
-    fault.map_or("stage", Fault::name)
-}
-
-/// A death: of the agent of a scenario at one of its points.
+/// A death in a scenario.
 #[derive(Clone, Copy)]
 struct Case {
     scenario: usize,
+    state: usize,
     point: u64,
 }
 
 pub fn the_host_is_clean_wherever_an_agent_its_guardian_or_the_recovery_dies() -> Result<(), String> {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let all = std::env::var_os(ALL).is_some();
-    let budget = (!all).then(|| Duration::from_secs(number(BUDGET).unwrap_or(if in_guest() { 240 } else { 150 })));
+    let budget = number(BUDGET).map(Duration::from_secs).or(in_guest().then_some(BUDGET_IN_GUESTS));
     let seed = number(SEED).unwrap_or_else(|| u64::from(std::process::id()));
     println!("seed {seed}: {SEED}={seed} draws the same again");
     let mut draw = Draw(seed);
@@ -72,43 +86,48 @@ pub fn the_host_is_clean_wherever_an_agent_its_guardian_or_the_recovery_dies() -
     let mut first = World::new();
     let scenarios = scenarios(&mut first)?;
     let begun = Instant::now();
-    let cases = cases(&scenarios, &mut draw);
-    let rows =
-        scenarios.iter().map(|s| Row::new(s.name(), if s.fault.is_some() { s.sort } else { "-" }, s.points.len()));
+    let cases = cases(&scenarios, all, &mut draw);
+    let rows = scenarios.iter().map(|s| Row::new(&s.name, s.sort, s.states.iter().map(Vec::len).sum(), s.states.len()));
     let table = Mutex::new(Table::new(seed, all, rows.collect()));
     let queue: Mutex<VecDeque<(Case, u64)>> = Mutex::new(cases.into_iter().map(|case| (case, draw.next())).collect());
 
     let work = |mut world: World| {
         while budget.is_none_or(|budget| begun.elapsed() < budget) {
             let Some((case, drawn)) = lock(&queue).pop_front() else { return };
-            let scenario = &scenarios[case.scenario];
-            for line in try_all_of(&mut world, scenario, case, drawn, all, |time| {
-                lock(&table).rows[case.scenario].ran(case.point, time);
-            }) {
-                lock(&table).rows[case.scenario].survivors.push(line);
+            let ran = |time| lock(&table).rows[case.scenario].ran(case.state, time);
+            if let Err(wrong) = try_all_of(&mut world, &scenarios[case.scenario], case.point, drawn, all, ran) {
+                lock(&table).rows[case.scenario].survivors.push(wrong);
                 // Whatever is wrong with this one must not be found again.
                 world = World::new();
             }
         }
     };
     std::thread::scope(|scope| {
-        scope.spawn(|| work(World::new()));
+        for _ in 1..if Units::are_wanted() { 1 } else { WORKERS } {
+            scope.spawn(|| work(World::new()));
+        }
         work(first);
     });
     let table = table.into_inner().unwrap_or_else(PoisonError::into_inner);
     table.finish(begun.elapsed())
 }
 
-/// Every point of every scenario, in an order that is drawn, such that any beginning of it has its share of each.
-fn cases(scenarios: &[Scenario], draw: &mut Draw) -> Vec<Case> {
+/// A point of every state of every scenario, or all points, in an order that is drawn, such that any beginning of it has
+/// its share of each.
+fn cases(scenarios: &[Scenario], all: bool, draw: &mut Draw) -> Vec<Case> {
     let mut cases = Vec::new();
     for (scenario, of) in scenarios.iter().enumerate() {
-        let mut points: Vec<u64> = (1..=of.points.len() as u64).collect();
-        for i in (1..points.len()).rev() {
-            points.swap(i, draw.below(i as u64 + 1) as usize);
+        let mut own = Vec::new();
+        for (state, points) in of.states.iter().enumerate() {
+            let drawn = draw.below(points.len() as u64) as usize;
+            let chosen = if all { &points[..] } else { &points[drawn..=drawn] };
+            own.extend(chosen.iter().map(|&point| Case { scenario, state, point }));
         }
-        let share = |rank: usize| (rank as f64) / (of.points.len() as f64);
-        cases.extend(points.into_iter().enumerate().map(|(rank, point)| (share(rank), Case { scenario, point })));
+        for i in (1..own.len()).rev() {
+            own.swap(i, draw.below(i as u64 + 1) as usize);
+        }
+        let count = own.len() as f64;
+        cases.extend(own.into_iter().enumerate().map(|(rank, case)| (rank as f64 / count, case)));
     }
     cases.sort_by(|(a, _), (b, _)| a.total_cmp(b));
     cases.into_iter().map(|(_, case)| case).collect()
@@ -118,133 +137,92 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The stage, and every fault on every sort of target that it can act on, each lived through once.
+/// The guardian's own life, the stage, and every fault on every sort of target that it can act on: each lived through
+/// once.
 fn scenarios(world: &mut World) -> Result<Vec<Scenario>, String> {
-    let mut found = Vec::new();
-    let faults: Vec<Option<Fault>> = std::iter::once(None).chain(samples::faults()?.into_iter().map(Some)).collect();
     let only = std::env::var(ONLY).ok();
-    let wanted = |fault: &Option<Fault>| only.as_deref().is_none_or(|only| only == name_of(fault.as_ref()));
-    for fault in faults.into_iter().filter(wanted) {
-        let before = found.len();
-        for sort in TARGETS {
-            if sort == REPLICA && found.len() > before {
+    let is_wanted = |name: &str| only.as_deref().is_none_or(|only| only == name);
+    let mut found = Vec::new();
+    if world.ground.stage().is_some() {
+        let of = |name: &str, of_guardian| Scenario {
+            name: name.to_owned(),
+            sort: "-",
+            of_guardian,
+            fault: None,
+            states: Vec::new(),
+        };
+        for scenario in [of("guardian", true), of("stage", false)].into_iter().filter(|s| is_wanted(&s.name)) {
+            found.extend(lived_through(world, scenario)?);
+        }
+    }
+    let faults = samples::faults()?;
+    for fault in faults.iter().filter(|fault| is_wanted(fault.name())) {
+        let name = samples::label(fault, &faults);
+        let mut sorts = Vec::new();
+        for &sort in world.ground.sorts() {
+            if !world.ground.is_tried(fault, sort, &sorts) {
                 continue;
             }
-            let mut scenario = Scenario { fault: fault.clone(), sort, points: Vec::new() };
-            world.refresh();
-            let (status, said) = live(world, &scenario.orders(world), "");
-            match status.and_then(|status| status.code()) {
-                Some(0) => {
-                    scenario.points = world.passed("agent");
-                    let left = world.left();
-                    if !left.is_empty() {
-                        return Err(format!("{} without a death leaves {left:?}", scenario.name()));
-                    }
-                    found.push(scenario);
-                }
-                Some(code) if code == i32::from(NOT_FOR_THIS_TARGET) => {}
-                _ => return Err(format!("{} on {sort}: {status:?}: {said}", scenario.name())),
-            }
-            if fault.is_none() {
-                break;
+            let (name, fault) = (name.clone(), Some(fault.clone()));
+            let scenario = Scenario { name, sort, of_guardian: false, fault, states: Vec::new() };
+            if let Some(scenario) = lived_through(world, scenario)? {
+                sorts.push(sort);
+                found.push(scenario);
             }
         }
-        if found.len() == before {
-            let name = name_of(fault.as_ref());
-            return Err(format!("`{name}` acts on none of {TARGETS:?}: make one that it acts on"));
+        if sorts.is_empty() {
+            let sorts = world.ground.sorts();
+            return Err(format!("`{name}` acts on none of {sorts:?}: make a target here that it acts on"));
         }
     }
     Ok(found)
 }
 
-/// Runs an agent to its end; `None` when it had to be ended.
-fn live(world: &World, orders: &Orders, at: &str) -> (Option<ExitStatus>, String) {
-    let path = world.folder.0.join("said");
-    let said = File::create(&path).expect("a file");
-    let mut child =
-        world.agent(orders, at).stdin(Stdio::null()).stdout(Stdio::null()).stderr(said).spawn().expect("an agent");
-    let mut status = None;
-    wait_until(PATIENCE, || {
-        status = child.try_wait().expect("ours");
-        status.is_some()
-    });
-    if status.is_none() {
-        let _ = child.kill();
-        let _ = child.wait();
+/// The scenario with the points that are passed when nobody dies; `None` when the fault cannot act on such a target.
+fn lived_through(world: &mut World, scenario: Scenario) -> Result<Option<Scenario>, String> {
+    world.refresh();
+    let (status, said) = live(world, &scenario.orders(world), "");
+    match status.and_then(|status| status.code()) {
+        Some(0) => {
+            let states = states(&world.passed(if scenario.of_guardian { "guardian" } else { "agent" }));
+            let left = world.left();
+            if !left.is_empty() {
+                return Err(format!("{} on {} without a death leaves {left:?}", scenario.name, scenario.sort));
+            }
+            Ok(Some(Scenario { states, ..scenario }))
+        }
+        Some(code) if code == i32::from(NOT_FOR_THIS_TARGET) => Ok(None),
+        _ => Err(format!("{} on {}: {status:?}: {said}", scenario.name, scenario.sort)),
     }
-    (status, fs::read_to_string(&path).unwrap_or_default())
+}
+
+/// The numbers of the points, by the state that they see.
+fn states(passed: &[Point]) -> Vec<Vec<u64>> {
+    let mut numbers = 1..;
+    let same = passed.chunk_by(|a, b| a.changes == b.changes);
+    same.map(|points| numbers.by_ref().take(points.len()).collect()).collect()
 }
 
 /// The agent dies at a point and its guardian clears up; then again, and the guardian dies, too, at one of the points
-/// that it has passed (or at each), and a recovery clears up. Gives what is wrong.
+/// of its recovery (or at each), and a second recovery clears up.
 fn try_all_of(
     world: &mut World,
     scenario: &Scenario,
-    case: Case,
+    point: u64,
     drawn: u64,
     all: bool,
     mut ran: impl FnMut(Duration),
-) -> Vec<String> {
-    match try_one(world, scenario, case.point, None) {
-        Ok(time) => ran(time),
-        Err(wrong) => return vec![wrong],
+) -> Result<(), String> {
+    ran(try_one(world, scenario, scenario.death(point, None))?);
+    let passed = world.passed("guardian");
+    // Those of its start come before; without a death of the agent there are no others.
+    let Some(start) = passed.iter().position(|point| point.name == AGENT_DEAD) else { return Ok(()) };
+    let (start, count) = (start as u64, (passed.len() - start) as u64);
+    let deaths = if all { 0..count } else { drawn % count..drawn % count + 1 };
+    for nth in deaths {
+        ran(try_one(world, scenario, scenario.death(point, Some(start + nth + 1)))?);
     }
-    let passed = world.passed("guardian").len() as u64;
-    let deaths = match passed {
-        0 => 0..0,
-        _ if all => 1..passed + 1,
-        _ => drawn % passed + 1..drawn % passed + 2,
-    };
-    for point in deaths {
-        match try_one(world, scenario, case.point, Some(point)) {
-            Ok(time) => ran(time),
-            Err(wrong) => return vec![wrong],
-        }
-    }
-    Vec::new()
-}
-
-/// One death, or two. Gives how long the clearing up took.
-fn try_one(world: &mut World, scenario: &Scenario, point: u64, guardian: Option<u64>) -> Result<Duration, String> {
-    world.refresh();
-    let at = guardian.map_or_else(|| format!("agent:{point}"), |k| format!("agent:{point},guardian:{k}"));
-    let what = || {
-        let name = scenario.points.get(point as usize - 1).map_or("?", String::as_str);
-        let then = guardian.map(|k| format!(", its guardian at its {k}. ({:?})", world.passed("guardian").last()));
-        format!(
-            "{} on {}, the agent killed at its {point}. point ({name}){}",
-            scenario.name(),
-            scenario.sort,
-            then.unwrap_or_default()
-        )
-    };
-    let (status, said) = live(world, &scenario.orders(world), &at);
-    let died = Instant::now();
-    if status.and_then(|status| status.signal()) != Some(Signal::SIGKILL as i32) {
-        return Err(format!("{}: it did not die there: {status:?}: {said}", what()));
-    }
-    if let Some(pid) = world.guardian() {
-        let gone = || process::stat(pid).map_or(true, |stat| stat.state == 'Z');
-        if !wait_until(PATIENCE, gone) {
-            return Err(format!("{}: the guardian does not end", what()));
-        }
-    }
-    let mut time = died.elapsed();
-    let directories = world.folder.directories();
-    if guardian.is_some() {
-        let begun = Instant::now();
-        let holder = Holder::clearing_up("a recovery");
-        let owner = Owner::take(&directories.run, &holder, Duration::from_secs(2));
-        let owner = owner.map_err(|e| format!("{}: {e}", what()))?;
-        let recovery = recover::recover(&directories, &host::facts().boot_id);
-        time = begun.elapsed();
-        drop(owner);
-        if !recovery.left.is_empty() {
-            return Err(format!("{}: the recovery leaves {:?}", what(), recovery.left));
-        }
-    }
-    let left = world.left();
-    if left.is_empty() { Ok(time) } else { Err(format!("{}: left {left:?}", what())) }
+    Ok(())
 }
 
 /// SplitMix64: small, and the same everywhere.

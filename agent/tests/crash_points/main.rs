@@ -5,12 +5,15 @@
 //! The binary has a `main` of its own because it also plays the agent that dies, its guardian and the victims.
 
 mod cases;
+mod corner;
+mod deaths;
 mod parts;
 mod samples;
 #[path = "../host/support.rs"]
 #[allow(dead_code, reason = "shared with the other tests of the agent, which use all of it")]
 mod support;
 mod table;
+mod units;
 mod world;
 
 use std::process::ExitCode;

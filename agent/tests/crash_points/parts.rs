@@ -21,6 +21,8 @@ pub struct Orders {
     pub state: PathBuf,
     pub stage: Plan,
     pub fault: Option<(TargetPlan, Fault)>,
+    /// How long before it reverts.
+    pub hold: Duration,
 }
 
 /// Exit code of an agent whose fault cannot act on such a target.
@@ -94,6 +96,7 @@ fn agent(orders: Orders) -> u8 {
             Err(e) => return failed(&e),
         }
     }
+    std::thread::sleep(orders.hold);
     for id in in_force.into_iter().rev() {
         agent.revert(id);
     }

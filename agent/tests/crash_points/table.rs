@@ -12,23 +12,32 @@ const FILE: &str = "FIREDRILL_CRASH_TABLE";
 /// One fault on one sort of target.
 #[derive(Debug)]
 pub struct Row {
-    fault: &'static str,
+    fault: String,
     target: &'static str,
     points: usize,
-    died_at: BTreeSet<u64>,
+    states: usize,
+    died_in: BTreeSet<usize>,
     deaths: Vec<Duration>,
     /// What was left, and where.
     pub survivors: Vec<String>,
 }
 
 impl Row {
-    pub fn new(fault: &'static str, target: &'static str, points: usize) -> Self {
-        Self { fault, target, points, died_at: BTreeSet::new(), deaths: Vec::new(), survivors: Vec::new() }
+    pub fn new(fault: &str, target: &'static str, points: usize, states: usize) -> Self {
+        Self {
+            fault: fault.to_owned(),
+            target,
+            points,
+            states,
+            died_in: BTreeSet::new(),
+            deaths: Vec::new(),
+            survivors: Vec::new(),
+        }
     }
 
-    /// A death at a point after which the host was clean within `time`.
-    pub fn ran(&mut self, point: u64, time: Duration) {
-        self.died_at.insert(point);
+    /// A death in a state after which the host was clean within `time`.
+    pub fn ran(&mut self, state: usize, time: Duration) {
+        self.died_in.insert(state);
         self.deaths.push(time);
     }
 }
@@ -52,14 +61,16 @@ impl Table {
 
     /// Prints and writes the table. An error when anything was left, or nothing tried.
     pub fn finish(mut self, took: Duration) -> Result<(), String> {
-        println!("fault      target                 points  tried  deaths  survivors  median ms  slowest ms");
+        println!(
+            "fault            target                      points  states  tried  deaths  survivors  median ms  slowest ms"
+        );
         for row in &mut self.rows {
             row.deaths.sort_unstable();
             let (median, slowest) = (ms(row.deaths.get(row.deaths.len() / 2).copied()), ms(row.deaths.last().copied()));
-            let Row { fault, target, points, died_at, deaths, survivors } = row;
+            let Row { fault, target, points, states, died_in, deaths, survivors } = row;
             println!(
-                "{fault:10} {target:22} {points:6} {:6} {:7} {:10} {median:10.1} {slowest:11.1}",
-                died_at.len(),
+                "{fault:16} {target:27} {points:6} {states:7} {:6} {:7} {:10} {median:10.1} {slowest:11.1}",
+                died_in.len(),
                 deaths.len(),
                 survivors.len()
             );
@@ -85,7 +96,8 @@ impl Table {
                 "fault": row.fault,
                 "target": row.target,
                 "points": row.points,
-                "tried": row.died_at.len(),
+                "states": row.states,
+                "tried": row.died_in.len(),
                 "deaths": row.deaths.len(),
                 "survivors": row.survivors,
                 "median_ms": ms(row.deaths.get(row.deaths.len() / 2).copied()),
