@@ -5,15 +5,17 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use firedrill_model::change::Plan;
+use firedrill_model::config::{CapError, Config, Held};
 use firedrill_model::facts::{FactsSnapshot, HostFacts, TargetFacts};
 use firedrill_model::fault::{Fault, PlanError};
+use firedrill_model::fight::Hold;
 use firedrill_model::receipt::{Measured, Receipt};
 use firedrill_model::run::TargetPlan;
 use firedrill_model::units::Span;
@@ -23,7 +25,7 @@ use crate::engine::{AppliedChange, ChangeError, Engine, FaultId, Leases, Reverte
 use crate::guardian::{Guardian, Watch};
 use crate::halt::{self, Halted};
 use crate::host::{
-    self,
+    self, cgroup,
     kernel::{self, TooOld},
 };
 use crate::journal::{Directories, Journal, JournalError};
@@ -33,6 +35,10 @@ use crate::pulse;
 use crate::recover::Recovery;
 use crate::standing::{self, Board, Standing};
 use crate::target::{self, Protected, TargetError};
+
+/// An injection may ask for this much more than the cap on its duration: the caller's own end comes first, and the agent
+/// ends a fault by itself only when it did not come.
+pub const BACKSTOP: Duration = Duration::from_secs(1);
 
 /// How an agent is started.
 #[derive(Clone, Debug)]
@@ -47,6 +53,8 @@ pub struct Options {
     pub lease: Duration,
     /// Where processes of a stage write their output.
     pub log_directory: Option<PathBuf>,
+    /// Caps, and what is protected besides what always is.
+    pub config: Config,
 }
 
 impl Options {
@@ -58,6 +66,7 @@ impl Options {
             guardian: vec!["/proc/self/exe".into(), "guardian".into()],
             lease: Duration::from_secs(5),
             log_directory: None,
+            config: Config::default(),
         }
     }
 }
@@ -94,6 +103,12 @@ pub enum InjectError {
     /// It cannot act on this target.
     #[error(transparent)]
     Plan(#[from] PlanError),
+    /// A cap of this host does not permit it.
+    #[error(transparent)]
+    Cap(#[from] CapError),
+    /// The target has come to hold something protected.
+    #[error(transparent)]
+    Target(#[from] TargetError),
     /// A change failed.
     #[error("{error}")]
     Change {
@@ -188,7 +203,7 @@ impl Agent {
     /// # Errors
     /// The host is busy, could not be cleaned, or cannot be guarded.
     pub fn start(options: Options) -> Result<Self, StartError> {
-        let Options { directories, what, guardian, lease, log_directory } = options;
+        let Options { directories, what, guardian, lease, log_directory, config } = options;
         let facts = host::facts();
         kernel::check(&facts.kernel)?;
         // A guardian that is just clearing up holds the lock for a moment.
@@ -207,8 +222,8 @@ impl Agent {
         let guardian = Guardian::start(&command, &directories).map_err(StartError::Guardian)?;
         let journal = Journal::begin(&directories, &facts.boot_id)?;
         let board = Board::new(&directories.run);
-        let protected = Protected::new(Some(guardian.pid()));
-        let engine = Engine::new(LocalHost::new(facts.clone(), log_directory), journal, lease);
+        let protected = Protected::new(Some(guardian.pid()), &config.protect);
+        let engine = Engine::new(LocalHost::new(facts.clone(), protected.clone(), log_directory), journal, lease);
         let core = Core {
             engine,
             owner,
@@ -217,6 +232,7 @@ impl Agent {
             unguarded: None,
             host: facts.clone(),
             protected,
+            config,
             faults: Vec::new(),
             lapsed: Vec::new(),
             board,
@@ -331,10 +347,22 @@ impl Agent {
 /// A fault or stage in force.
 struct InForce {
     id: FaultId,
-    /// The fault and its target's name; `None` for a stage.
-    fault: Option<(Fault, String)>,
+    /// The fault and its target; `None` for a stage.
+    fault: Option<Box<(Fault, TargetFacts)>>,
+    /// What it holds of the life of processes.
+    hold: Option<Hold>,
     /// When it came into force.
     since: Instant,
+}
+
+impl InForce {
+    /// What it is, for whoever finds something held by it.
+    fn name(&self) -> String {
+        match self.fault.as_deref() {
+            Some((fault, target)) => format!("`{}` on {}, of this run", fault.name(), target.name),
+            None => "a stage of this run".to_owned(),
+        }
+    }
 }
 
 /// What the engine's thread owns.
@@ -347,6 +375,7 @@ struct Core {
     unguarded: Option<String>,
     host: HostFacts,
     protected: Protected,
+    config: Config,
     faults: Vec<InForce>,
     lapsed: Vec<Ended>,
     /// Tells other processes what is in force.
@@ -418,7 +447,7 @@ impl Core {
                 let _ = answer.send(self.inject(target, fault, lasts));
             }
             Request::Apply(plan, lasts, answer) => {
-                let _ = answer.send(self.apply(&plan, lasts, None));
+                let _ = answer.send(self.apply(&plan, lasts, None, None));
             }
             Request::Revert(id, answer) => {
                 let known = self.faults.iter().any(|f| f.id == id);
@@ -430,9 +459,9 @@ impl Core {
             Request::Receipts(answer) => {
                 let engine = &mut self.engine;
                 let receipts = self.faults.iter().filter_map(|f| {
-                    let (fault, target) = f.fault.as_ref()?;
+                    let (fault, target) = f.fault.as_deref()?;
                     let measured = engine.measure(f.id);
-                    Some((f.id, receipt(fault, target, measured, engine.silent(f.id))))
+                    Some((f.id, receipt(fault, &target.name, measured, engine.silent(f.id))))
                 });
                 let _ = answer.send(receipts.collect());
             }
@@ -448,12 +477,50 @@ impl Core {
     }
 
     fn inject(&mut self, target: TargetFacts, fault: Fault, lasts: Duration) -> Result<Injected, InjectError> {
-        let name = target.name.clone();
-        let plan = fault.plan(&FactsSnapshot { host: self.host.clone(), target })?;
-        self.apply(&plan, lasts, Some((fault, name)))
+        self.is_permitted(&target, lasts)?;
+        let facts = FactsSnapshot { host: self.host.clone(), target };
+        let plan = fault.plan(&facts)?;
+        let hold = Hold::of(&facts.target, &plan);
+        if let Some(holder) = self.holder(&plan, hold.as_ref()) {
+            let what = format!("`{}` on {}", fault.name(), facts.target.name);
+            let error = ChangeError::Taken { what, holder: holder.name() };
+            return Err(InjectError::Change { error, reverted: Vec::new() });
+        }
+        self.apply(&plan, lasts, Some(Box::new((fault, facts.target))), hold)
     }
 
-    fn apply(&mut self, plan: &Plan, lasts: Duration, fault: Option<(Fault, String)>) -> Result<Injected, InjectError> {
+    /// Asked for the target as it is now: a group may have got a member since it was resolved.
+    fn is_permitted(&self, target: &TargetFacts, lasts: Duration) -> Result<(), InjectError> {
+        let held: Vec<Held<'_>> = self.faults.iter().filter_map(|f| Some(f.fault.as_deref()?.1.held())).collect();
+        self.config.permits(&held, target.held(), lasts.saturating_sub(BACKSTOP))?;
+        let mut now = target.clone();
+        if let Some(group) = &target.cgroup {
+            now.processes = cgroup::processes(group);
+        }
+        self.protected.admit(now, &target.lifted, &self.host)?;
+        Ok(())
+    }
+
+    /// The fault in force that has what a plan needs for itself, or with which it would fight.
+    fn holder(&self, plan: &Plan, hold: Option<&Hold>) -> Option<&InForce> {
+        let same = self.engine.holder(plan);
+        let fights = |f: &InForce, hold: &Hold| {
+            f.hold.clone().is_some_and(|other| {
+                let group = other.group().and_then(|path| cgroup::at(Path::new(path)).ok());
+                let members = group.map(|group| cgroup::processes(&group)).unwrap_or_default();
+                other.with(&members).fights(hold)
+            })
+        };
+        self.faults.iter().find(|f| Some(f.id) == same || hold.is_some_and(|hold| fights(f, hold)))
+    }
+
+    fn apply(
+        &mut self,
+        plan: &Plan,
+        lasts: Duration,
+        fault: Option<Box<(Fault, TargetFacts)>>,
+        hold: Option<Hold>,
+    ) -> Result<Injected, InjectError> {
         self.look_after_guardian();
         if let Some(why) = &self.unguarded {
             return Err(InjectError::Unguarded(why.clone()));
@@ -465,7 +532,7 @@ impl Core {
         }
         match self.engine.apply(plan, lasts) {
             Ok((id, applied)) => {
-                self.faults.push(InForce { id, fault, since: Instant::now() });
+                self.faults.push(InForce { id, fault, hold, since: Instant::now() });
                 self.tell_standing();
                 Ok(Injected { id, applied, notes: plan.notes.clone() })
             }
@@ -513,7 +580,8 @@ impl Core {
         tracing::warn!("the guardian {fate}; another one takes its place");
         match Guardian::start(&self.guardian_command, &self.directories) {
             Ok(next) => {
-                self.protected = Protected::new(Some(next.pid()));
+                self.protected = Protected::new(Some(next.pid()), &self.config.protect);
+                self.engine.host().protect(self.protected.clone());
                 let last = self.guardian.replace(next);
                 self.feel_pulse();
                 // Only now: there was never a moment without one.
@@ -550,7 +618,7 @@ impl Core {
         let at = self.faults.iter().position(|f| f.id == reverted.fault);
         let fault = at.map(|at| self.faults.remove(at)).and_then(|f| f.fault);
         self.tell_standing();
-        let receipt = fault.map(|(fault, target)| receipt(&fault, &target, reverted.measured, reverted.silent));
+        let receipt = fault.map(|it| receipt(&it.0, &it.1.name, reverted.measured, reverted.silent));
         Ended { id: reverted.fault, receipt, changes: reverted.changes, lapsed: reverted.lapsed }
     }
 
@@ -558,15 +626,15 @@ impl Core {
     fn tell_standing(&mut self) {
         let engine = &mut self.engine;
         let standing = self.faults.iter().filter_map(|f| {
-            let (fault, target) = f.fault.as_ref()?;
+            let (fault, target) = f.fault.as_deref()?;
             let (lease, ends) = engine.deadlines(f.id)?;
             Some(Standing {
                 fault: fault.name().to_owned(),
-                target: target.clone(),
+                target: target.name.clone(),
                 since_ns: standing::ns(f.since),
                 lease_ns: standing::ns(lease),
                 ends_ns: standing::ns(ends),
-                receipt: receipt(fault, target, engine.measure(f.id), engine.silent(f.id)),
+                receipt: receipt(fault, &target.name, engine.measure(f.id), engine.silent(f.id)),
             })
         });
         self.board.tell(standing.collect());

@@ -7,6 +7,7 @@
 
 pub mod aftermath;
 pub mod agent;
+pub mod config;
 pub mod crash_point;
 pub mod dataplane;
 pub mod engine;

@@ -21,6 +21,9 @@ pub struct Cli {
     /// What to do
     #[command(subcommand)]
     pub verb: Verb,
+    /// This host's configuration: caps, and what else is protected [default: /etc/firedrill/config.toml, if it is there]
+    #[arg(long, value_name = "FILE", env = "FIREDRILL_CONFIG", global = true, hide_env_values = true)]
+    pub config: Option<PathBuf>,
 }
 
 const EXAMPLES: &str = "\
@@ -31,6 +34,12 @@ Examples:
   firedrill inject latency --unit nginx.service --delay 100ms --for 30s \\
                              --watch http://127.0.0.1/
   firedrill report           read the last run again
+
+Configuration, in TOML; every key may be left out:
+  [caps]     targets = 64         at most so many targets on this host under faults at once
+             replicas = \"100%\"   at most this share of a component's replicas at once; one always may
+             duration = \"4h\"     at most so long for one fault
+  [protect]  processes = [], units = [], ports = []     what is protected besides the usual
 
 Exit codes:
   0  expectations held              3  inconclusive, unproven or invalid

@@ -19,7 +19,7 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => error.exit(),
     };
-    match verb::run(cli.verb) {
+    match verb::run(cli) {
         Ok(code) => ExitCode::from(code as u8),
         Err(error) => {
             // If even standard error is closed there is nobody to tell.

@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::facts::{CgroupRef, Interface, NetnsRef, ProcessRef, masked};
+use crate::protect::Thing;
 use crate::units::{Cidr, Percent, Ports, Span};
 
 /// What a fault will do to one target, in order.
@@ -74,6 +75,9 @@ pub enum Change {
         signal: i32,
         /// Kill again whatever comes back, until the fault ends.
         keep: bool,
+        /// Protected things among them that are killed all the same. What else is protected and comes in later is not.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        allow: Vec<Thing>,
     },
     /// Stop a process with SIGSTOP; continued with SIGCONT.
     Suspend {
@@ -364,7 +368,7 @@ impl fmt::Display for Change {
                 write!(f, " ({})", netns.path)
             }
             Self::Sysctl { netns, key, value } => write!(f, "set {key} = {value} ({})", netns.path),
-            Self::Kill { victim, signal, keep } => {
+            Self::Kill { victim, signal, keep, .. } => {
                 write!(
                     f,
                     "send signal {signal} to {victim}{}",

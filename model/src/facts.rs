@@ -3,6 +3,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::Held;
+use crate::protect::Thing;
+
 /// Everything that a fault may plan from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FactsSnapshot {
@@ -46,6 +49,28 @@ pub struct TargetFacts {
     pub processes: Vec<ProcessRef>,
     /// How its owner says that it is stopped and started, if the system file says so.
     pub control: Option<Control>,
+    /// The component of which it is a replica.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replica_of: Option<ReplicaOf>,
+    /// Protected things in it on which the user lets the fault act all the same.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lifted: Vec<Thing>,
+}
+
+/// A component, as a replica of it knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplicaOf {
+    /// Its name.
+    pub component: String,
+    /// How many replicas it has.
+    pub replicas: usize,
+}
+
+impl TargetFacts {
+    /// As caps count it.
+    pub fn held(&self) -> Held<'_> {
+        Held { target: &self.name, of: self.replica_of.as_ref().map(|of| (of.component.as_str(), of.replicas)) }
+    }
 }
 
 /// The sorts of target.

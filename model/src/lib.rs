@@ -7,14 +7,17 @@
 #![forbid(unsafe_code)]
 
 pub mod change;
+pub mod config;
 pub mod event;
 pub mod facts;
 pub mod fault;
+pub mod fight;
 pub mod file;
 pub mod lifecycle;
 pub mod log;
 pub mod lower;
 pub mod pick;
+pub mod protect;
 pub mod receipt;
 pub mod run;
 pub mod sampling;

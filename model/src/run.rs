@@ -3,9 +3,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::Held;
 use crate::facts::Control;
 use crate::fault::Fault;
 use crate::file::Steady;
+use crate::protect::Thing;
 use crate::target::TargetSpec;
 use crate::units::Span;
 
@@ -117,10 +119,29 @@ pub struct TargetPlan {
     pub name: String,
     /// The component it belongs to, if it is a replica.
     pub component: Option<String>,
+    /// How many replicas that component has.
+    #[serde(default)]
+    pub replicas: usize,
     /// How to find it.
     pub spec: TargetSpec,
     /// Its owner's commands.
     pub control: Option<Control>,
+    /// Protected things in it on which faults may act all the same.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allow_protected: Vec<Thing>,
+}
+
+impl TargetPlan {
+    /// A target that is no replica, by what it is, with nothing allowed.
+    pub fn of(spec: TargetSpec) -> Self {
+        let name = spec.to_string();
+        Self { name, component: None, replicas: 0, spec, control: None, allow_protected: Vec::new() }
+    }
+
+    /// As caps count it.
+    pub fn held(&self) -> Held<'_> {
+        Held { target: &self.name, of: self.component.as_deref().map(|component| (component, self.replicas)) }
+    }
 }
 
 /// A rule that ends the run early.

@@ -101,6 +101,9 @@ impl From<Duration> for Span {
 }
 
 impl Percent {
+    /// All.
+    pub const ALL: Self = Self(100.0);
+
     /// A share from a number of percent.
     ///
     /// # Errors

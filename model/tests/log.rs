@@ -3,10 +3,11 @@
 use firedrill_model::change::{Change, Victim};
 use firedrill_model::event::{Bad, Event, Outcome, Phase, Record, Sample};
 use firedrill_model::facts::{
-    CgroupRef, Control, HostFacts, Interface, NetnsFacts, NetnsRef, ProcessRef, TargetFacts, TargetKind,
+    CgroupRef, Control, HostFacts, Interface, NetnsFacts, NetnsRef, ProcessRef, ReplicaOf, TargetFacts, TargetKind,
 };
 use firedrill_model::log::{LogError, Run};
 use firedrill_model::lower::{Choices, Library};
+use firedrill_model::protect::Thing;
 use firedrill_model::receipt::{DelayHistogram, Effect, KillCount, Measured, PacketCount, Receipt, ReceiptLine};
 use firedrill_model::run::RunPlan;
 use firedrill_model::units::Span;
@@ -49,6 +50,8 @@ fn target() -> TargetFacts {
         unit: None,
         processes: vec![ProcessRef { pid: 7, started: 99, comm: "we b\"\n".into() }],
         control: Some(Control { stop: vec!["a".into()], start: vec!["b".into()] }),
+        replica_of: Some(ReplicaOf { component: "web".into(), replicas: 2 }),
+        lifted: vec![Thing::Process("ss hd".into()), Thing::Port(22)],
     }
 }
 
@@ -121,7 +124,12 @@ fn records() -> Vec<Record> {
     let packets = PacketCount { matched: u64::MAX, dropped: 1, delayed: 2, bypassed: 3, bytes: 4, applied };
     let kill = KillCount { signalled: 2, gone: 2, slowest_end: Some(Span::from_millis(3)), downtime: None, again: 1 };
     let freeze = Change::Freeze { cgroup: CgroupRef { path: "/sys/fs/cgroup/a".into(), id: 5 } };
-    let killed = Change::Kill { victim: Victim::Processes { processes: target().processes }, signal: 9, keep: true };
+    let killed = Change::Kill {
+        victim: Victim::Processes { processes: target().processes },
+        signal: 9,
+        keep: true,
+        allow: vec![],
+    };
     let applied = |change, what| Event::Applied {
         change,
         step: 0,

@@ -85,7 +85,7 @@ pub enum ChangeError {
     Taken {
         /// The object.
         what: String,
-        /// The change that holds it.
+        /// The fault that holds it with its target, the change, or who else.
         holder: String,
     },
     /// It was made, but reading back shows otherwise.
@@ -213,6 +213,13 @@ impl<H: Host> Engine<H> {
         let now = self.host.now();
         self.leases.limit(id, now + lasts, now);
         Ok((id, applied))
+    }
+
+    /// The fault that holds an object which a plan needs for itself.
+    pub fn holder(&self, plan: &Plan) -> Option<FaultId> {
+        let taken =
+            |change: &Change| self.live.iter().find(|l| same_object(&l.what, change) && !is_shared(&l.what, change));
+        plan.changes.iter().find_map(taken)?.users.first().copied()
     }
 
     /// Applies one change; `None` when it is in force already for another fault, which it then shares.

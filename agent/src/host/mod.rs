@@ -4,6 +4,7 @@ pub mod cgroup;
 pub mod hooks;
 pub mod kernel;
 pub mod netns;
+pub mod ports;
 pub mod process;
 pub mod systemd;
 

@@ -15,6 +15,9 @@ use crate::sys::tun;
 /// Directory of the named namespaces (ip-netns(8)).
 pub const NAMED: &str = "/run/netns";
 
+/// What the host's own namespace is called.
+const HOST: &str = "host";
+
 /// The namespace at a path.
 ///
 /// # Errors
@@ -24,12 +27,16 @@ pub fn at(path: &str) -> io::Result<NetnsRef> {
     Ok(NetnsRef { path: path.to_owned(), inode: meta.ino() })
 }
 
-/// The namespace with a name under `/run/netns`, or at an absolute path.
+/// The namespace with a name under `/run/netns`, or at an absolute path. `host`, unless there is one of that name, is our
+/// own.
 ///
 /// # Errors
 /// There is none.
 pub fn named(name: &str) -> io::Result<NetnsRef> {
-    if name.starts_with('/') { at(name) } else { at(&format!("{NAMED}/{name}")) }
+    if name.starts_with('/') {
+        return at(name);
+    }
+    at(&format!("{NAMED}/{name}")).or_else(|e| if name == HOST { at("/proc/self/ns/net") } else { Err(e) })
 }
 
 /// The namespace of a process.

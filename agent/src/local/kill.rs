@@ -9,11 +9,13 @@ use std::time::{Duration, Instant};
 
 use firedrill_model::change::Victim;
 use firedrill_model::facts::ProcessRef;
+use firedrill_model::protect::Thing;
 use firedrill_model::receipt::KillCount;
 use firedrill_model::units::Span;
 
 use crate::host::process::{self, Delivery};
 use crate::host::{cgroup, netns, systemd};
+use crate::target::Protected;
 
 /// How often successors are looked for.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
@@ -28,13 +30,29 @@ pub struct KillWatch {
     thread: Option<JoinHandle<()>>,
 }
 
+/// Who is not killed, whatever group it is in: looked at right before each signal, for a group gets new members.
+#[derive(Debug)]
+pub struct Mercy {
+    /// What is protected.
+    pub protected: Protected,
+    /// What of it is not, for this fault.
+    pub allow: Vec<Thing>,
+}
+
+impl Mercy {
+    fn spares(&self, process: &ProcessRef) -> bool {
+        self.protected.spares(process, &self.allow)
+    }
+}
+
 impl KillWatch {
     /// Sends the signal to every victim and begins to watch.
     ///
     /// # Errors
     /// A victim cannot be signalled for lack of the right.
-    pub fn begin(victim: &Victim, signal: i32, keep: bool) -> std::io::Result<Self> {
-        let victims = members(victim);
+    pub fn begin(victim: &Victim, signal: i32, keep: bool, mercy: Mercy) -> std::io::Result<Self> {
+        let mut victims = members(victim);
+        victims.retain(|process| !mercy.spares(process));
         let count = Arc::new(Mutex::new(KillCount::default()));
         let over = Arc::new(AtomicBool::new(false));
         let likenesses = victims.iter().filter_map(|victim| Likeness::of(victim.pid)).collect();
@@ -51,6 +69,7 @@ impl KillWatch {
             likenesses,
             signal,
             keep,
+            mercy,
             signalled,
             sent_at,
             count: Arc::clone(&count),
@@ -125,6 +144,7 @@ struct Watcher {
     likenesses: Vec<Likeness>,
     signal: i32,
     keep: bool,
+    mercy: Mercy,
     signalled: Vec<ProcessRef>,
     sent_at: Instant,
     count: Arc<Mutex<KillCount>>,
@@ -154,7 +174,7 @@ impl Watcher {
             if let Some(since) = first_end.filter(|_| self.keep || lock(&self.count).downtime.is_none()) {
                 let mut successors = self.successors(&mut known);
                 // One that takes its time to end is not another one.
-                successors.retain(|process| !holds(&killed_again, process));
+                successors.retain(|process| !holds(&killed_again, process) && !self.mercy.spares(process));
                 if !successors.is_empty() {
                     lock(&self.count).downtime.get_or_insert_with(|| Span(rounded(since.elapsed())));
                 }

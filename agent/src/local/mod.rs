@@ -17,9 +17,10 @@ use nix::libc;
 
 use crate::engine::{ChangeError, Expiry, Host};
 use crate::host::{cgroup, netns, process, systemd, wait_until};
+use crate::target::Protected;
 use crate::undo::{self, Undo, UndoError};
 use crate::{crash_point, dataplane, stage, sysctl};
-use kill::KillWatch;
+use kill::{KillWatch, Mercy};
 use planes::{Planes, RuleExpiry, RuleHandle};
 
 /// How long a state may take to be in force after it was asked for.
@@ -60,6 +61,7 @@ enum State {
 /// This host.
 pub struct LocalHost {
     facts: HostFacts,
+    protected: Protected,
     /// Shared with what moves the expiries of rules.
     planes: Arc<Mutex<Planes>>,
     log_directory: Option<PathBuf>,
@@ -68,8 +70,13 @@ pub struct LocalHost {
 
 impl LocalHost {
     /// This host. Processes of a stage write their output to files in `log_directory`.
-    pub fn new(facts: HostFacts, log_directory: Option<PathBuf>) -> Self {
-        Self { facts, planes: Arc::default(), log_directory, last_look: Instant::now() }
+    pub fn new(facts: HostFacts, protected: Protected, log_directory: Option<PathBuf>) -> Self {
+        Self { facts, protected, planes: Arc::default(), log_directory, last_look: Instant::now() }
+    }
+
+    /// Replaces what is protected: there is another guardian.
+    pub fn protect(&mut self, protected: Protected) {
+        self.protected = protected;
     }
 }
 
@@ -163,8 +170,9 @@ impl Host for LocalHost {
                 sysctl::write(netns, key, value).map_err(failed())?;
                 Handle::Nothing
             }
-            Change::Kill { victim, signal, keep } => {
-                Handle::Kill(KillWatch::begin(victim, *signal, *keep).map_err(failed())?)
+            Change::Kill { victim, signal, keep, allow } => {
+                let mercy = Mercy { protected: self.protected.clone(), allow: allow.clone() };
+                Handle::Kill(KillWatch::begin(victim, *signal, *keep, mercy).map_err(failed())?)
             }
             Change::Suspend { process } => {
                 if process::signal(process, libc::SIGSTOP).map_err(failed())? == process::Delivery::Gone {

@@ -7,7 +7,7 @@ mod select;
 use std::io;
 
 use firedrill_model::facts::{
-    Control, HostFacts, Interface, NetnsFacts, NetnsRef, ProcessRef, TargetFacts, TargetKind,
+    Control, HostFacts, Interface, NetnsFacts, NetnsRef, ProcessRef, ReplicaOf, TargetFacts, TargetKind,
 };
 use firedrill_model::file::did_you_mean;
 use firedrill_model::run::TargetPlan;
@@ -61,9 +61,10 @@ pub enum TargetError {
 /// # Errors
 /// Nothing or something protected matched.
 pub fn resolve(plan: &TargetPlan, host: &HostFacts, protected: &Protected) -> Result<TargetFacts, TargetError> {
-    let found = find(&plan.name, &plan.spec, plan.control.clone(), host)?;
-    protected.check(&found, host)?;
-    Ok(found)
+    let mut found = find(&plan.name, &plan.spec, plan.control.clone(), host)?;
+    let replica_of = |component: &String| ReplicaOf { component: component.clone(), replicas: plan.replicas };
+    found.replica_of = plan.component.as_ref().map(replica_of);
+    protected.admit(found, &plan.allow_protected, host)
 }
 
 fn find(name: &str, spec: &TargetSpec, control: Option<Control>, host: &HostFacts) -> Result<TargetFacts, TargetError> {
@@ -75,6 +76,8 @@ fn find(name: &str, spec: &TargetSpec, control: Option<Control>, host: &HostFact
         unit: None,
         processes: Vec::new(),
         control: control.clone(),
+        replica_of: None,
+        lifted: Vec::new(),
     };
     if let Some(path) = &spec.cgroup {
         let cgroup = cgroup::find(path).map_err(|_| not_found("cgroup", path, &cgroup::all()))?;

@@ -8,8 +8,8 @@ use firedrill_model::facts::ProcessRef;
 use firedrill_model::target::ProcessSelector;
 
 use super::TargetError;
-use crate::host::netns;
 use crate::host::process::{self, Stat};
+use crate::host::{netns, ports};
 
 /// Processes that meet every condition. Firedrill itself is never among them.
 ///
@@ -88,25 +88,9 @@ impl Listeners {
     }
 }
 
-/// Inodes of the sockets that listen on a port in the namespace of a process (proc_pid_net(5)).
+/// Inodes of the sockets that listen on a port in the namespace of a process.
 fn listening(pid: i32, port: u16) -> HashSet<u64> {
-    const TCP_LISTEN: &str = "0A";
-    const UDP_UNCONNECTED: &str = "07";
-    let mut inodes = HashSet::new();
-    for (table, state) in
-        [("tcp", TCP_LISTEN), ("tcp6", TCP_LISTEN), ("udp", UDP_UNCONNECTED), ("udp6", UDP_UNCONNECTED)]
-    {
-        let text = fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default();
-        for line in text.lines().skip(1) {
-            let fields: Vec<&str> = line.split_whitespace().collect();
-            let local = fields.get(1).and_then(|address| address.rsplit_once(':'));
-            let local = local.and_then(|(_, hex)| u16::from_str_radix(hex, 16).ok());
-            if local == Some(port) && fields.get(3) == Some(&state) {
-                inodes.extend(fields.get(9).and_then(|inode| inode.parse::<u64>().ok()));
-            }
-        }
-    }
-    inodes
+    ports::listening(pid).into_iter().filter(|(_, there)| *there == port).map(|(inode, _)| inode).collect()
 }
 
 fn nothing(selector: &ProcessSelector, all: &[Stat]) -> TargetError {

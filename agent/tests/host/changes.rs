@@ -54,11 +54,12 @@ pub fn a_group_inside_another_frozen_one_is_undone_without_complaint() {
     let bench = Bench::new();
     let pause = fault("pause", json!({}));
     let first = bench.agent.inject(&bench.resolve(inner.spec()), &pause, LONG).expect("the inner one");
-    let second = bench.agent.inject(&bench.resolve(outer.spec()), &pause, LONG).expect("the outer one");
+    // Another fault of ours would be refused; somebody else is free to.
+    fs::write(outer.directory.join("cgroup.freeze"), "1").expect("frozen by somebody else");
     let ended = bench.agent.revert(first.id).expect("in force");
     assert!(ended.changes[0].error.is_none(), "{:?}", ended.changes);
     assert!(inner.is_frozen(), "with the outer one");
-    bench.agent.revert(second.id);
+    fs::write(outer.directory.join("cgroup.freeze"), "0").expect("thawed by them");
     eventually("both thaw", || !inner.is_frozen() && !outer.is_frozen());
     assert!(bench.agent.stop().left_over.is_empty());
 }

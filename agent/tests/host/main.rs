@@ -12,6 +12,7 @@ mod hangs;
 mod kills;
 mod leases;
 mod parts;
+mod protection;
 mod snapshots;
 mod stages;
 mod support;
@@ -95,6 +96,15 @@ fn main() -> ExitCode {
             a_journal_that_outlives_its_run_in_a_process_is_in_the_diff,
             traffic_makes_no_difference,
             a_snapshot_is_quick;
+        protection: what_keeps_a_host_in_order_is_refused_alone_and_in_groups_and_allowed_by_its_name,
+            what_was_allowed_is_noted_in_the_plan,
+            nothing_lifts_the_protection_of_firedrill_itself,
+            a_protected_process_that_joins_before_the_fault_stops_it,
+            a_protected_process_that_joins_later_is_not_killed_with_the_others,
+            a_configuration_adds_to_what_is_protected,
+            on_the_hosts_own_network_the_ports_of_ssh_are_let_through_unless_they_are_named,
+            a_fault_that_would_fight_with_another_is_refused_with_its_name,
+            caps_are_kept_by_the_agent_and_say_where_they_are_set;
         stages: two_namespaces_joined_by_a_veth_pair_hear_each_other,
             a_process_is_in_its_group_and_namespace_from_the_start_and_all_go_together,
             a_program_that_is_not_there_is_an_error_and_leaves_nothing,
@@ -107,7 +117,6 @@ fn main() -> ExitCode {
             a_namespace_is_all_of_its_interfaces_but_the_loopback,
             what_is_not_there_is_an_error_that_names_what_is_similar,
             what_keeps_the_host_alive_is_refused,
-            the_way_to_the_world_is_refused,
             the_root_group_is_refused_however_it_is_spelled,
             a_group_whose_processes_are_in_several_namespaces_is_refused,
             a_group_without_processes_is_an_error_unless_commands_can_start_it,

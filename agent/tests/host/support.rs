@@ -9,12 +9,13 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use firedrill_agent::agent::Agent;
+use firedrill_agent::agent::{Agent, Options};
 use firedrill_agent::host::{cgroup, netns, process, wait_until};
 use firedrill_agent::journal::Directories;
 use firedrill_agent::snapshot::Snapshot;
 use firedrill_agent::stage;
 use firedrill_model::change::{Change, Plan};
+use firedrill_model::config::Config;
 use firedrill_model::facts::{Control, NetnsRef, ProcessRef, TargetFacts};
 use firedrill_model::fault::Fault;
 use firedrill_model::run::TargetPlan;
@@ -70,9 +71,14 @@ pub struct Bench {
 
 impl Bench {
     pub fn new() -> Self {
+        Self::with(Config::default())
+    }
+
+    /// On a host with this configuration.
+    pub fn with(config: Config) -> Self {
         let folder = Folder::new();
-        let agent = Agent::start(parts::options(&folder.directories(), "a test")).expect("an agent");
-        Self { agent, folder }
+        let options = Options { config, ..parts::options(&folder.directories(), "a test") };
+        Self { agent: Agent::start(options).expect("an agent"), folder }
     }
 
     pub fn resolve(&self, spec: TargetSpec) -> TargetFacts {
@@ -103,7 +109,7 @@ pub fn assert_unchanged(before: &Snapshot, namespaces: &[String], marks: &[&str]
 }
 
 pub fn target(spec: TargetSpec) -> TargetPlan {
-    TargetPlan { name: spec.to_string(), component: None, spec, control: None }
+    TargetPlan::of(spec)
 }
 
 pub fn controlled(spec: TargetSpec, control: Control) -> TargetPlan {

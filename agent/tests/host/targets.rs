@@ -1,7 +1,6 @@
 //! From names to things on this host, and the refusals.
 
 use std::net::{TcpListener, UdpSocket};
-use std::process::Command;
 
 use firedrill_agent::host::process;
 use firedrill_agent::target::TargetError;
@@ -176,22 +175,6 @@ pub fn what_keeps_the_host_alive_is_refused() {
     if let Some(kernel) = process::all().into_iter().find(|s| s.kernel_thread) {
         assert!(matches!(refusal(&bench, pid(kernel.process.pid)), TargetError::Protected { .. }));
     }
-}
-
-pub fn the_way_to_the_world_is_refused() {
-    let bench = Bench::new();
-    assert!(matches!(refusal(&bench, interface(None, "lo")), TargetError::Protected { .. }));
-    let host = TargetSpec { netns: Some("/proc/self/ns/net".into()), ..TargetSpec::default() };
-    let error = refusal(&bench, host);
-    assert!(matches!(error, TargetError::Protected { .. }) && error.to_string().contains("cut off"), "{error}");
-    let routes = Command::new("ip").args(["-o", "route", "show", "default"]).output().expect("ip");
-    let routes = String::from_utf8_lossy(&routes.stdout).into_owned();
-    let Some(way) = routes.split_whitespace().skip_while(|word| *word != "dev").nth(1) else {
-        println!("\nUNSUPPORTED: this machine has no default route to protect");
-        return;
-    };
-    let error = refusal(&bench, interface(None, way));
-    assert!(matches!(error, TargetError::Protected { .. }) && error.to_string().contains(way), "{error}");
 }
 
 pub fn the_root_group_is_refused_however_it_is_spelled() {

@@ -4,9 +4,8 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
-use firedrill_agent::agent::{Agent, Ended, InjectError};
+use firedrill_agent::agent::{Agent, BACKSTOP, Ended, InjectError};
 use firedrill_agent::engine::{FaultId, RevertedChange};
 use firedrill_model::event::Event;
 use firedrill_model::lifecycle::Input;
@@ -32,9 +31,6 @@ pub enum Report {
     /// Something for the lifecycle.
     Input(Input),
 }
-
-/// The agent ends a fault by itself this long after its time, should nobody else have done so.
-const BACKSTOP: Duration = Duration::from_secs(1);
 
 /// Which step each fault belongs to.
 type Steps = Arc<Mutex<HashMap<FaultId, usize>>>;

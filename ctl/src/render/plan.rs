@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use firedrill_model::change::Plan;
+use firedrill_model::config::Config;
 use firedrill_model::run::{ProbePlan, RunPlan, SETTLE};
 
 use super::{digest, words};
@@ -30,12 +31,16 @@ pub struct TargetPreview {
 }
 
 /// The plan in words.
-pub fn text(plan: &RunPlan, resolved: &[StepPreview]) -> String {
+pub fn text(plan: &RunPlan, resolved: &[StepPreview], config: &Config) -> String {
     let mut out = String::new();
     let title = if plan.title.is_empty() { &plan.experiment } else { &plan.title };
     let _ = writeln!(out, "{}", words::wrap(title, COLUMNS, "Plan: "));
     let _ = writeln!(out, "Nothing has been changed. A run would do this.\n");
     overview(&mut out, plan);
+    field(&mut out, "caps", &format!("{} ({})", config.caps, config.origin()));
+    for objection in config.objections(plan) {
+        field(&mut out, "REFUSED", &objection.to_string());
+    }
     for (i, step) in plan.steps.iter().enumerate() {
         let _ = writeln!(
             out,
@@ -223,12 +228,12 @@ mod tests {
 
     #[test]
     fn the_plan_is_as_it_should_be() {
-        golden("plan.txt", &text(&sample::shared_store().plan, &previews()));
+        golden("plan.txt", &text(&sample::shared_store().plan, &previews(), &Config::default()));
     }
 
     #[test]
     fn every_change_is_printed_in_the_order_in_which_it_is_applied() {
-        let text = text(&sample::shared_store().plan, &previews()).replace("\n          ", " ");
+        let text = text(&sample::shared_store().plan, &previews(), &Config::default()).replace("\n          ", " ");
         let mut from = 0;
         for change in sample::latency_changes() {
             let line = change.to_string();
@@ -239,8 +244,8 @@ mod tests {
     #[test]
     fn a_window_that_cannot_reach_held_is_said_to_be_too_short() {
         let mut plan = sample::lost_web().plan;
-        assert!(!text(&plan, &[]).contains("cannot be reached"));
+        assert!(!text(&plan, &[], &Config::default()).contains("cannot be reached"));
         plan.steps[0].lasts = Span::from_secs(10);
-        assert!(text(&plan, &[]).contains("cannot be reached"));
+        assert!(text(&plan, &[], &Config::default()).contains("cannot be reached"));
     }
 }

@@ -117,7 +117,8 @@ pub fn lost_web() -> Run {
         _ => good(probe, due, 0.0),
     });
     let victim = firedrill_model::change::Victim::Cgroup(cgroup("shop/web-2"));
-    log.fault(15.0, 0, "kill", vec![Change::Kill { victim, signal: 9, keep: true }]).phase(15.01, Phase::Hold);
+    log.fault(15.0, 0, "kill", vec![Change::Kill { victim, signal: 9, keep: true, allow: vec![] }])
+        .phase(15.01, Phase::Hold);
     let count = firedrill_model::receipt::KillCount {
         signalled: 2,
         gone: 2,
@@ -387,7 +388,7 @@ fn step(at: u64, lasts: u64, target: &str, what: &str) -> StepPlan {
     StepPlan {
         at: Span::from_secs(at),
         lasts: Span::from_secs(lasts),
-        targets: vec![TargetPlan { name: target.into(), component, spec, control: None }],
+        targets: vec![TargetPlan { name: target.into(), component, spec: spec.clone(), ..TargetPlan::of(spec) }],
         faults: vec![fault(what)],
     }
 }

@@ -1,7 +1,8 @@
 //! `firedrill check`: everything that is wrong with files, without looking at the host.
 
 use anyhow::Result;
-use firedrill_model::file::Diagnostic;
+use firedrill_model::file::{Diagnostic, Place};
+use firedrill_model::lower::{Choices, Library};
 use firedrill_model::verdict::ExitCode;
 
 use super::{FileErrors, files};
@@ -25,7 +26,27 @@ pub fn run(args: &CheckArgs) -> Result<ExitCode> {
         count(library.len(), "document", "documents"),
         count(names.len(), "file", "files")
     );
-    tell(args, &library.check(), &right)
+    let mut findings = library.check();
+    if findings.is_empty() {
+        findings = over_caps(&library)?;
+    }
+    tell(args, &findings, &right)
+}
+
+/// Experiments that this host's caps do not permit.
+fn over_caps(library: &Library) -> Result<Vec<Diagnostic>> {
+    let config = super::config()?;
+    let mut findings = Vec::new();
+    for name in library.experiments(None) {
+        // Which replicas are picked changes nothing for a cap.
+        let choices = Choices { seed: 0, force_seed: false, env: &|name| std::env::var(name).ok() };
+        // What does not lower without its environment is no matter of caps, and is said by `plan` and `run`.
+        let Ok(lowered) = library.lower(&name, &choices) else { continue };
+        findings.extend(config.objections(&lowered.plan).iter().map(|objection| {
+            Diagnostic::new(&format!("experiment {name}"), "", Place::default(), objection.to_string(), None)
+        }));
+    }
+    Ok(findings)
 }
 
 fn tell(args: &CheckArgs, findings: &[Diagnostic], right: &str) -> Result<ExitCode> {

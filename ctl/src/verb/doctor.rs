@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use firedrill_agent::dataplane::kernel_support;
 use firedrill_agent::host;
 use firedrill_agent::snapshot::{Line, Snapshot};
+use firedrill_agent::target::Protected;
 use firedrill_model::verdict::ExitCode;
 use serde::{Deserialize, Serialize};
 
@@ -16,7 +17,7 @@ use super::UsageError;
 use crate::cli::DoctorArgs;
 use crate::render::paint::Screen;
 use crate::render::say::say;
-use crate::render::words::Tone;
+use crate::render::words::{self, Tone};
 
 #[derive(Debug, Serialize)]
 struct Finding {
@@ -101,7 +102,21 @@ fn compare(file: &Path, json: bool) -> Result<ExitCode> {
 }
 
 fn examine(json: bool) -> Result<ExitCode> {
-    let findings = look();
+    let config = super::config()?;
+    let ports: Vec<String> = Protected::new(None, &config.protect).ports().iter().map(u16::to_string).collect();
+    let mut findings = look();
+    findings.push(Finding {
+        what: "caps",
+        state: State::Good,
+        found: format!("{} ({})", config.caps, config.origin()),
+        fix: None,
+    });
+    findings.push(Finding {
+        what: "protected ports",
+        state: State::Good,
+        found: words::list(&ports, "none"),
+        fix: None,
+    });
     let worst = findings.iter().any(|f| f.state == State::Missing);
     if json {
         say(format_args!("{}", serde_json::to_string_pretty(&findings)?))?;

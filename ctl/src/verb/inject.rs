@@ -10,7 +10,8 @@ use firedrill_agent::target::TargetError;
 use firedrill_model::facts::FactsSnapshot;
 use firedrill_model::fault::{Fault, TABLE};
 use firedrill_model::lower;
-use firedrill_model::run::RunPlan;
+use firedrill_model::protect::Thing;
+use firedrill_model::run::{RunPlan, TargetPlan};
 use firedrill_model::target::{ProcessSelector, TargetSpec};
 use firedrill_model::units::{Cidr, Percent, Ports, Span};
 use firedrill_model::verdict::ExitCode;
@@ -51,6 +52,9 @@ struct Common {
     /// Network namespace to watch from
     #[arg(long, value_name = "NAME", requires = "watch")]
     watch_from: Option<String>,
+    /// Act on this protected thing all the same, such as "process sshd" or "port 22"; a refusal names it; repeatable
+    #[arg(long, value_name = "WHAT")]
+    allow_protected: Vec<Thing>,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
@@ -285,7 +289,8 @@ pub fn run(args: &InjectArgs) -> Result<ExitCode> {
         Some(url) => Some(lower::watch(url, common.watch_from.clone()).map_err(UsageError)?),
         None => None,
     };
-    let lowered = lower::ad_hoc(&common.target.spec(), fault.clone(), common.lasts, watched, rand::random());
+    let target = TargetPlan { allow_protected: common.allow_protected.clone(), ..TargetPlan::of(common.target.spec()) };
+    let lowered = lower::ad_hoc(target, fault.clone(), common.lasts, watched, rand::random());
     let agent = super::start_agent(&common.places, &format!("inject {}", fault.name()))?;
     super::tell_recovery(&agent);
     if let Err(error) = is_possible(&agent, &lowered.plan) {

@@ -16,15 +16,18 @@ mod schema;
 mod status;
 
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use firedrill_agent::agent::{Agent, Farewell, Options, StartError};
+use firedrill_agent::config::{self, ConfigError};
 use firedrill_agent::guardian;
 use firedrill_agent::journal::Directories;
 use firedrill_agent::owner::OwnerError;
+use firedrill_model::config::Config;
 use firedrill_model::file::Diagnostic;
 use firedrill_model::verdict::ExitCode;
 
-use crate::cli::{HostPlaces, Places, Verb};
+use crate::cli::{Cli, HostPlaces, Places, Verb};
 use crate::demo;
 use crate::render::diagnostic;
 use crate::render::paint::Screen;
@@ -40,12 +43,29 @@ pub struct UsageError(pub String);
 #[error("{} findings", .0.len())]
 pub struct FileErrors(pub Vec<Diagnostic>);
 
+/// The configuration file that was named on the command line, if one was.
+static CONFIG_FILE: OnceLock<Option<PathBuf>> = OnceLock::new();
+
+/// This host's configuration.
+///
+/// # Errors
+/// It cannot be read, or is wrong.
+pub fn config() -> anyhow::Result<Config> {
+    let file = CONFIG_FILE.get().and_then(Option::as_deref);
+    config::read(file).map_err(|error| match error {
+        ConfigError::Wrong(finding) => FileErrors(vec![*finding]).into(),
+        unreadable @ ConfigError::Unreadable(..) => UsageError(unreadable.to_string()).into(),
+    })
+}
+
 /// Does what was asked for.
 ///
 /// # Errors
 /// What could not be done; [`exit_code_of`] tells the code.
-pub fn run(verb: Verb) -> anyhow::Result<ExitCode> {
-    match verb {
+pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    // Set once, before anything reads it.
+    let _ = CONFIG_FILE.set(cli.config);
+    match cli.verb {
         Verb::Run(args) => run::run(&args),
         Verb::Plan(args) => plan::run(&args),
         Verb::Check(args) => check::run(&args),
@@ -114,7 +134,8 @@ pub fn start_agent(places: &Places, what: &str) -> anyhow::Result<Agent> {
         ))
         .into());
     }
-    Ok(Agent::start(Options { directories: places.host.directories(), ..Options::new(what) })?)
+    let options = Options { directories: places.host.directories(), config: config()?, ..Options::new(what) };
+    Ok(Agent::start(options)?)
 }
 
 /// Tells what an earlier run had left, and what has become of it.

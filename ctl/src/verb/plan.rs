@@ -4,6 +4,7 @@ use anyhow::Result;
 use firedrill_agent::host;
 use firedrill_agent::target::{self, Protected};
 use firedrill_model::change::Change;
+use firedrill_model::config::Config;
 use firedrill_model::facts::{FactsSnapshot, HostFacts, TargetFacts};
 use firedrill_model::lower::Choices;
 use firedrill_model::run::{RunPlan, StepPlan, TargetPlan};
@@ -16,8 +17,9 @@ use crate::render::say::say;
 
 pub fn run(args: &PlanArgs) -> Result<ExitCode> {
     let (library, _) = files::read(&args.files)?;
+    let config = super::config()?;
     let facts = host::facts();
-    let protected = Protected::new(None);
+    let protected = Protected::new(None, &config.protect);
     let seed: u64 = rand::random();
     let choices = Choices {
         seed: args.seed.unwrap_or(seed),
@@ -32,23 +34,24 @@ pub fn run(args: &PlanArgs) -> Result<ExitCode> {
         // What a plan shows is what a log may have.
         lowered.plan.mask();
         // A target without plans was not found.
+        possible &= config.objections(&lowered.plan).is_empty();
         possible &=
             steps.iter().flat_map(|s| &s.targets).all(|t| !t.plans.is_empty() && t.plans.iter().all(|p| p.1.is_ok()));
         plans.push((lowered.plan, steps));
     }
     if args.json {
         // One document, as `run --json` has it: an object for one experiment, an array for several.
-        let all = plans.iter().map(|(plan, steps)| json(plan, steps)).collect::<Result<Vec<_>>>()?;
+        let all = plans.iter().map(|(plan, steps)| json(plan, steps, &config)).collect::<Result<Vec<_>>>()?;
         say(if let [one] = all.as_slice() { one.clone() } else { format!("[\n{}\n]", all.join(",\n")) })?;
     } else {
         for (plan, steps) in &plans {
-            say(text(plan, steps))?;
+            say(text(plan, steps, &config))?;
         }
     }
     Ok(if possible { ExitCode::Held } else { ExitCode::Usage })
 }
 
-fn json(plan: &RunPlan, steps: &[StepPreview]) -> Result<String> {
+fn json(plan: &RunPlan, steps: &[StepPreview], config: &Config) -> Result<String> {
     let of_target = |t: &TargetPreview| {
         let faults: Vec<_> = t
             .plans
@@ -65,7 +68,9 @@ fn json(plan: &RunPlan, steps: &[StepPreview]) -> Result<String> {
         serde_json::json!({ "step": s.step, "targets": targets })
     };
     let steps: Vec<_> = steps.iter().map(of_step).collect();
-    Ok(serde_json::to_string_pretty(&serde_json::json!({ "run": plan, "steps": steps }))?)
+    let refused: Vec<_> = config.objections(plan).iter().map(ToString::to_string).collect();
+    let all = serde_json::json!({ "run": plan, "steps": steps, "caps": config.caps.to_string(), "refused": refused });
+    Ok(serde_json::to_string_pretty(&all)?)
 }
 
 /// What each step would find and do on this host.

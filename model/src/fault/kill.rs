@@ -87,7 +87,8 @@ impl FaultKind for Kill {
             }
             (TargetKind::Process, ..) => Victim::Processes { processes: target.processes.clone() },
         };
-        let change = Change::Kill { victim, signal: self.signal.number(), keep: self.keep };
+        let change =
+            Change::Kill { victim, signal: self.signal.number(), keep: self.keep, allow: target.lifted.clone() };
         let mut notes = vec!["a kill cannot be undone: a supervisor must bring it back".to_owned()];
         if let (true, TargetKind::Unit) = (self.keep, target.kind) {
             notes.push("when systemd has given up because of so many kills, the unit is started at the end".into());

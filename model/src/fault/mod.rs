@@ -182,7 +182,12 @@ impl Fault {
     /// # Errors
     /// When this target cannot have this fault.
     pub fn plan(&self, facts: &FactsSnapshot) -> Result<Plan, PlanError> {
-        self.kind().plan(facts)
+        let mut plan = self.kind().plan(facts)?;
+        for thing in &facts.target.lifted {
+            plan.notes
+                .push(format!("`{thing}` is not protected from this fault: it is allowed on {}", facts.target.name));
+        }
+        Ok(plan)
     }
 
     /// The receipt of this fault on `target`, from what its changes measured.

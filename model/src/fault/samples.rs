@@ -50,6 +50,8 @@ fn snapshot(name: &str, kind: TargetKind) -> FactsSnapshot {
         unit: None,
         processes: Vec::new(),
         control: None,
+        replica_of: None,
+        lifted: Vec::new(),
     };
     FactsSnapshot { host: host(), target }
 }

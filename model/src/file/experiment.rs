@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer};
 use serde_saphyr::Spanned;
 
 use crate::fault::Fault;
+use crate::protect::Thing;
 use crate::target::StepTarget;
 use crate::units::{Percent, Span};
 
@@ -91,6 +92,9 @@ pub struct Step {
     /// The faults
     #[schemars(with = "Vec<Fault>")]
     pub inject: Vec<Spanned<Fault>>,
+    /// Protected things on which they may act all the same, such as `process sshd` or `port 22`; a refusal names them
+    #[serde(default)]
+    pub allow_protected: Vec<Thing>,
     /// How long they act
     #[serde(rename = "for")]
     #[schemars(with = "Span")]

@@ -13,7 +13,6 @@ use crate::file::{
 };
 use crate::run::{AbortPlan, ComponentPlan, ProbePlan, RunPlan, StepPlan, TargetPlan};
 use crate::sampling;
-use crate::target::TargetSpec;
 use crate::units::Span;
 
 /// All documents that are looked at together: of the files given, or of a folder.
@@ -443,7 +442,7 @@ fn check_windows(site: &mut Site<'_>, experiment: &Experiment, plan: &RunPlan) {
 
 /// A plan for one ad-hoc fault, as `firedrill inject` makes it: reported, not judged.
 pub fn ad_hoc(
-    target: &TargetSpec,
+    target: TargetPlan,
     fault: Fault,
     lasts: Span,
     watched: Option<(ProbePlan, Check)>,
@@ -460,7 +459,7 @@ pub fn ad_hoc(
     let baseline = if probes.is_empty() { Span::default() } else { Span::from_secs(2) };
     let plan = RunPlan {
         experiment: format!("inject-{}", fault.name()),
-        title: format!("{} on {target}: {}", fault.name(), fault.describe()),
+        title: format!("{} on {}: {}", fault.name(), target.name, fault.describe()),
         system: "ad hoc".into(),
         components: if probes.is_empty() { Vec::new() } else { vec![watched(&probes)] },
         radius: if probes.is_empty() { Vec::new() } else { vec!["watched".into()] },
@@ -468,17 +467,7 @@ pub fn ad_hoc(
         baseline,
         baseline_auto: false,
         picks: Vec::new(),
-        steps: vec![StepPlan {
-            at: Span::default(),
-            lasts,
-            targets: vec![TargetPlan {
-                name: target.to_string(),
-                component: None,
-                spec: target.clone(),
-                control: None,
-            }],
-            faults: vec![fault],
-        }],
+        steps: vec![StepPlan { at: Span::default(), lasts, targets: vec![target], faults: vec![fault] }],
         outage: Span::default(),
         healed: Span::from_secs(5),
         abort: Vec::new(),

@@ -75,12 +75,12 @@ pub(super) fn lower_step(
             Some("for example `for: 20s`".into()),
         );
     }
-    let targets = match &step.target.value {
+    let mut targets = match &step.target.value {
         StepTarget::Spec(spec) => {
             if let Err(why) = spec.check() {
                 site.report(Place::of(&step.target), why, None);
             }
-            vec![TargetPlan { name: spec.to_string(), component: None, spec: spec.clone(), control: None }]
+            vec![TargetPlan::of(spec.clone())]
         }
         // A pick that could not be made has been reported already.
         StepTarget::Named(name) if experiment.pick.contains_key(name) && picks.iter().all(|p| p.name != *name) => {
@@ -88,6 +88,9 @@ pub(super) fn lower_step(
         }
         StepTarget::Named(name) => named_targets(site, &step.target, name, system, picks),
     };
+    for target in &mut targets {
+        target.allow_protected.clone_from(&step.allow_protected);
+    }
     StepPlan { at: step.at, lasts: step.lasts.value, targets, faults }
 }
 
@@ -105,8 +108,10 @@ fn named_targets(
         let plan = |r: &Replica| TargetPlan {
             name: format!("{owner}/{}", r.name()),
             component: Some(owner.clone()),
+            replicas: component.replicas.len(),
             spec: r.target(),
             control: r.control.clone(),
+            allow_protected: Vec::new(),
         };
         replicas.map(plan).collect()
     };

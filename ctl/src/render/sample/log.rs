@@ -68,6 +68,8 @@ impl Log {
             unit: None,
             processes: Vec::new(),
             control: None,
+            replica_of: None,
+            lifted: Vec::new(),
         };
         self.at(at, Event::StepBegan { step, targets: vec![facts] });
         for (i, change) in changes.into_iter().enumerate() {

@@ -77,8 +77,7 @@ impl Drill {
         let target = |name: &str| TargetPlan {
             name: name.into(),
             component: Some("web".into()),
-            spec: TargetSpec { cgroup: Some("shop/web-2".into()), ..TargetSpec::default() },
-            control: None,
+            ..TargetPlan::of(TargetSpec { cgroup: Some("shop/web-2".into()), ..TargetSpec::default() })
         };
         let plan = RunPlan {
             experiment: "lose-one-web".into(),
@@ -169,6 +168,8 @@ impl Drill {
             unit: None,
             processes: Vec::new(),
             control: None,
+            replica_of: None,
+            lifted: Vec::new(),
         };
         let receipt = Receipt {
             fault: name,
