@@ -107,7 +107,7 @@ fn document(bench: &Bench, steps: &str) -> String {
          \x20     - {{name: interface, netns: {b}, interface: eth0}}\n\
          \x20     - {{name: group, cgroup: {web}}}\n\
          \x20     - name: kept\n        cgroup: {kept}\n\
-         \x20       control: {{stop: [mkdir, {mark}], start: [rm, -df, {mark}]}}\n\
+         \x20       control: {{stop: [mkdir, {mark}], start: [rm, -rf, {mark}]}}\n\
          \x20     - {{name: process, pid: {pid}}}\n\
          ---\nkind: Experiment\nname: random\nsystem: random\nsteps:\n{steps}expect: {{radius: [all], healed: 1s}}\n"
     )

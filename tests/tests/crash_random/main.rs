@@ -86,7 +86,10 @@ fn one_round(random: &mut StdRng, bench: &Bench, watch: &Watch, life: Duration) 
     let killed = Instant::now();
     victim.kill(&running, watch.guardians(), random);
     let survivors = victim.leaves_somebody();
-    let mut clean = watch.until_clean(killed, if survivors { limit() } else { Duration::from_millis(200) });
+    let mut clean = match victim {
+        Victim::Guardian => watch.until_guarded(&running, killed, limit()),
+        _ => watch.until_clean(killed, if survivors { limit() } else { Duration::from_millis(200) }),
+    };
     let mut by = None;
     if !clean.left.is_empty() {
         // Nobody was left to clean up, or the guardian died in the middle of it.
@@ -99,6 +102,8 @@ fn one_round(random: &mut StdRng, bench: &Bench, watch: &Watch, life: Duration) 
     }
     assert!(clean.left.is_empty(), "{told}, {by:?}: left {:?}", clean.left);
     running.wait(10 * limit());
+    let end = watch.until_clean(Instant::now(), limit());
+    assert!(end.left.is_empty(), "{told}: at the end left {:?}", end.left);
     watch.targets_work().unwrap_or_else(|e| panic!("{told}: {e:#}"));
     Round { told, victim, by, open, took: clean.took, last: clean.last }
 }

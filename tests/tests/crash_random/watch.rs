@@ -92,6 +92,23 @@ impl<'a> Watch<'a> {
         &self.guardians
     }
 
+    /// Looks until another guardian watches, or all is gone.
+    pub fn until_guarded(&self, running: &Running, since: Instant, patience: Duration) -> Clean {
+        loop {
+            let watches = |guardian: &ProcessRef| {
+                let group = cgroup::of_process(guardian.pid);
+                !self.guardians.contains(guardian) && group.is_some_and(|group| group.contains("firedrill-guardian"))
+            };
+            if running.guardians().iter().any(watches) {
+                return Clean { took: since.elapsed(), last: "guarded again", left: Vec::new() };
+            }
+            let clean = self.until_clean(since, Duration::ZERO);
+            if clean.left.is_empty() || since.elapsed() > patience {
+                return clean;
+            }
+        }
+    }
+
     /// Looks until all is gone, or patience is over.
     pub fn until_clean(&self, since: Instant, patience: Duration) -> Clean {
         let mut last = "nothing";

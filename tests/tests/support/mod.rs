@@ -21,10 +21,10 @@ pub fn bench() -> Option<Bench> {
         return None;
     }
     let firedrill = Firedrill::new().expect("firedrill");
-    let programs = Programs {
-        firedrill: firedrill.binary().to_owned(),
-        stage: PathBuf::from(env!("CARGO_BIN_EXE_firedrill-stage")),
-    };
+    // In a guest it lies beside the other one.
+    let stage = Some(PathBuf::from(env!("CARGO_BIN_EXE_firedrill-stage"))).filter(|path| path.is_file());
+    let stage = stage.unwrap_or_else(|| firedrill.binary().with_file_name("firedrill-stage"));
+    let programs = Programs { firedrill: firedrill.binary().to_owned(), stage };
     let stage = pair::raise(&programs, &unique("fdt"), &firedrill.folder().path().join("stage")).expect("a stage");
     Some(Bench { stage, firedrill })
 }

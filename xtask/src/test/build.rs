@@ -16,6 +16,8 @@ const TOO_OLD: &str = "vm_too_old";
 pub struct Built {
     /// The `firedrill` binary, development profile.
     pub firedrill: PathBuf,
+    /// `firedrill-stage`, which tests of the whole program start.
+    pub stage: PathBuf,
     tests: Vec<Executable>,
 }
 
@@ -41,13 +43,12 @@ pub fn all() -> Result<Built> {
     let mut command =
         cargo::cargo(["build", "--workspace", "--all-targets", "--message-format=json-render-diagnostics"]);
     let built = cargo::executables(&mut command)?;
-    let firedrill = built
-        .iter()
-        .find(|executable| executable.kind == "bin" && executable.name == "firedrill" && !executable.test)
-        .context("cargo built no `firedrill` binary")?
-        .path
-        .clone();
-    Ok(Built { firedrill, tests: built.into_iter().filter(|executable| executable.test).collect() })
+    let program = |name: &str| {
+        let found = built.iter().find(|e| e.kind == "bin" && e.name == name && !e.test);
+        found.map(|e| e.path.clone()).with_context(|| format!("cargo built no `{name}` binary"))
+    };
+    let (firedrill, stage) = (program("firedrill")?, program("firedrill-stage")?);
+    Ok(Built { firedrill, stage, tests: built.into_iter().filter(|executable| executable.test).collect() })
 }
 
 impl Built {
@@ -56,13 +57,14 @@ impl Built {
         self.tests.iter().filter(|test| suite_of(&test.folder(), &test.kind, &test.name) == suite).collect()
     }
 
-    /// The test binaries that run in a guest: those made for guests, and those of the agent. On a kernel that is too old,
-    /// those that see that this is said.
+    /// The test binaries that run in a guest: those made for guests, those of the agent, and the random kills. On a kernel
+    /// that is too old, those that see that this is said.
     pub fn for_guests(&self, too_old: bool) -> Vec<&Executable> {
         let chosen = |test: &&Executable| {
             let folder = test.folder();
             let suite = suite_of(&folder, &test.kind, &test.name);
-            let of_any = suite == Suite::Vm || (suite == Suite::Privileged && folder == "agent");
+            let of_any = suite == Suite::Vm
+                || (suite == Suite::Privileged && (folder == "agent" || test.name == "crash_random"));
             of_any && test.name.starts_with(TOO_OLD) == too_old
         };
         self.tests.iter().filter(chosen).collect()

@@ -48,6 +48,8 @@ const PASSED_ON: &[(&str, Option<&str>)] = &[
     ("FIREDRILL_CRASH_SEED", None),
     ("FIREDRILL_CRASH_ONLY", None),
     ("FIREDRILL_CRASH_ALL", None),
+    ("FIREDRILL_RANDOM_SECONDS", None),
+    ("FIREDRILL_RANDOM_SEED", None),
 ];
 /// Where the guest finds the tests.
 const TESTS: &str = "tests";

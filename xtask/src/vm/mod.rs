@@ -80,9 +80,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     } else {
         let given: Vec<Executable> = args.bin.iter().map(|path| named(path)).collect::<Result<_>>()?;
         let kernel = Kernel::get(&args.guest.kernel)?;
-        // Tests of the whole program start it.
-        let program = Some(repo::binary("debug", "firedrill")).filter(|path| path.is_file());
-        boot_with(&args.guest, &kernel, &given.iter().collect::<Vec<_>>(), program.as_slice(), &args.options)?
+        // Tests of the whole program start them.
+        let programs = ["firedrill", "firedrill-stage"].map(|name| repo::binary("debug", name));
+        let built: Vec<PathBuf> = programs.into_iter().filter(|path| path.is_file()).collect();
+        boot_with(&args.guest, &kernel, &given.iter().collect::<Vec<_>>(), &built, &args.options)?
     };
     println!("{outcome}");
     Ok(if outcome.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -103,7 +104,7 @@ fn named(path: &std::path::Path) -> Result<Executable> {
 pub fn run_tests(guest: &Guest, built: &Built, options: &[String]) -> Result<Outcome> {
     let kernel = Kernel::get(&guest.kernel)?;
     let tests = built.for_guests(kernel.is_too_old());
-    boot_with(guest, &kernel, &tests, std::slice::from_ref(&built.firedrill), options)
+    boot_with(guest, &kernel, &tests, &[built.firedrill.clone(), built.stage.clone()], options)
 }
 
 /// Packs, boots and counts. `extra` are programs that the tests start; they are put into `/usr/bin`.
