@@ -296,7 +296,7 @@ fn watch(directories: &Directories) -> io::Result<u8> {
             // As long as the kernel holds it, it holds the host, too.
             let mut gone = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
             while matches!(poll(&mut gone, PollTimeout::NONE), Err(nix::Error::EINTR)) {}
-            return Ok(after_death(directories, shelter, "it hung, and its guardian killed it"));
+            return Ok(after_death(directories, shelter, "it hung and was killed"));
         }
     }
 }

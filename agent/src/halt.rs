@@ -89,6 +89,8 @@ pub fn path(run: &Path) -> PathBuf {
 /// The host is halted. A file that cannot be read counts.
 pub fn check(run: &Path) -> Result<(), Halted> {
     match fs::read_to_string(path(run)) {
+        // Anybody may make it: `touch` will do.
+        Ok(text) if text.trim().is_empty() => Err(Halted(format!("by the file {}", path(run).display()))),
         Ok(text) => Err(Halted(text.trim().to_owned())),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(e) => Err(Halted(format!("its file cannot be read: {e}"))),
@@ -203,6 +205,9 @@ mod tests {
         assert!(clear(&run).expect("removed"));
         assert!(!clear(&run).expect("nothing to remove"));
         assert_eq!(check(&run), Ok(()));
+        fs::write(path(&run), "").expect("a file made by hand");
+        assert!(check(&run).expect_err("halted").to_string().contains("by the file"), "it says where it is");
+        assert!(clear(&run).expect("removed"));
         fs::create_dir(path(&run)).expect("something that is no file");
         assert!(check(&run).is_err(), "what cannot be read counts");
         let _ = fs::remove_dir_all(&run);

@@ -93,6 +93,9 @@ Examples:
     /// List runs
     Runs(RunsArgs),
     /// Show who owns this host now, what is in force, and whether anything is left of an earlier run
+    #[command(after_help = "\
+Of each fault: how long it has been in force, when it ends, and its receipt as of the last second.
+Exit code 5 when a run was killed together with its guardian and has left something; `firedrill recover` undoes it.")]
     Status(JsonArg),
     /// End everything on this host now, even if the run is wedged, and let nothing new begin
     #[command(after_help = "\
@@ -105,6 +108,9 @@ The owner is told to end, and reverts; if it has not ended after 5 s it is kille
 reverts. Exit code 5 when something could not be undone.")]
     Halt(HaltArgs),
     /// Undo what a run left that was killed together with its guardian
+    #[command(after_help = "\
+Harmless at any time, and twice: it never touches what a living run has in force, and says so. The next run does
+the same before it begins. Exit code 5 when something could not be undone; it stays recorded, to be tried again.")]
     Recover(JsonArg),
     /// See it work: a small shop of real processes, seven drills, two minutes
     Demo(DemoArgs),
@@ -267,6 +273,9 @@ pub struct DoctorArgs {
     /// Print as JSON
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub places: HostPlaces,
 }
 
 /// Arguments of `report`.

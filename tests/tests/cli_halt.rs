@@ -2,17 +2,19 @@
 
 mod support;
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use firedrill_agent::host::wait_until;
-use firedrill_tests::stage::pair::{self, V4, WEB_PORTS};
-use nix::sys::signal::Signal;
-use support::{Bench, bench};
+use firedrill_agent::host::{process, wait_until};
+use firedrill_tests::program::Started;
+use firedrill_tests::stage::pair;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use support::{bench, guardian};
 
-fn answers(bench: &Bench, patience: Duration) -> bool {
-    let server = SocketAddr::from((V4[1], WEB_PORTS[0]));
-    bench.stage.within("a", || pair::ask(server, patience)).expect("node").is_ok()
+/// A run, and its guardian.
+struct Running<'a> {
+    program: &'a Started,
+    guardian: Pid,
 }
 
 #[test]
@@ -28,7 +30,7 @@ fn a_halt_ends_a_run_which_still_reports_and_refuses_the_next_until_it_is_cleare
 
     let halt = bench.firedrill.json(&["halt", "--reason", "incident 4711"]).expect("JSON");
     assert_eq!(halt.code, 0, "{}", halt.told());
-    assert!(answers(&bench, Duration::from_secs(1)), "when it returns all is over");
+    assert!(bench.answers(Duration::from_secs(1)), "when it returns all is over");
     assert_eq!(halt.json["owners"][0]["pid"], program.pid(), "{}", halt.told());
     assert!(halt.json["undone"].to_string().contains("freeze cgroup"), "{}", halt.told());
     assert_eq!(program.wait(Duration::from_secs(10)).expect("ends").code(), Some(4), "{}", program.errors());
@@ -57,8 +59,89 @@ fn a_run_that_is_wedged_is_killed_and_undone_by_a_halt() {
     assert_eq!(halt.status.code(), Some(0), "{told}");
     assert!(told.contains("was killed") && told.contains("undone: freeze cgroup"), "{told}");
     assert!(begun.elapsed() < Duration::from_secs(7), "{:?}", begun.elapsed());
-    assert!(answers(&bench, Duration::from_secs(1)));
+    assert!(bench.answers(Duration::from_secs(1)));
     assert!(program.wait(Duration::from_secs(1)).expect("it is dead").code().is_none());
+}
+
+/// Freezes the server's group for a minute, does something to program and guardian, halts, and asserts that all is over.
+/// What the halt said.
+fn halted_after(what: impl Fn(&Running<'_>)) -> Option<String> {
+    let bench = bench()?;
+    let group = bench.stage.cgroup(pair::WEB);
+    let mut program = bench.start(&["inject", "pause", "--cgroup", &group, "--for", "60s"]);
+    let guardian = guardian(&program);
+    what(&Running { program: &program, guardian });
+    let halt = bench.firedrill.output(&["halt"]).expect("started");
+    let told = String::from_utf8_lossy(&halt.stdout).into_owned();
+    assert_eq!(halt.status.code(), Some(0), "{told}");
+    assert!(bench.answers(Duration::from_secs(1)), "when it returns all is over: {told}");
+    program.wait(Duration::from_secs(5)).expect("it has ended");
+    let gone = || !process::cmdline(guardian.as_raw()).starts_with("firedrill-guardian");
+    assert!(wait_until(Duration::from_secs(2), gone), "its guardian has gone, too");
+    let status = bench.firedrill.json(&["status"]).expect("JSON");
+    assert_eq!((status.code, &status.json["in_force"]), (0, &serde_json::json!([])), "{}", status.told());
+    Some(told)
+}
+
+#[test]
+fn a_halt_does_not_need_the_guardian_of_a_wedged_run_to_live() {
+    let told = halted_after(|running| {
+        running.program.signal(Signal::SIGSTOP).expect("runs");
+        kill(running.guardian, Signal::SIGKILL).expect("runs");
+    });
+    assert!(told.is_none_or(|told| told.contains("was killed") && told.contains("undone: freeze cgroup")));
+}
+
+#[test]
+fn a_halt_does_not_wait_for_a_guardian_that_is_stopped_with_its_run() {
+    let told = halted_after(|running| {
+        kill(running.guardian, Signal::SIGSTOP).expect("runs");
+        running.program.signal(Signal::SIGSTOP).expect("runs");
+    });
+    assert!(told.is_none_or(|told| told.contains("was killed") && told.contains("undone: freeze cgroup")));
+}
+
+#[test]
+fn a_run_that_is_told_to_end_does_not_wait_for_a_guardian_that_is_stopped() {
+    let told = halted_after(|running| kill(running.guardian, Signal::SIGSTOP).expect("runs"));
+    assert!(
+        told.is_none_or(|told| told.contains("ended when it was told to") && told.contains("undone: freeze cgroup"))
+    );
+}
+
+#[test]
+fn a_halt_does_not_wait_for_a_run_that_waits_for_a_users_slow_command() {
+    let Some(bench) = bench() else { return };
+    let text = "kind: Experiment\nname: slow\nsystem: duo\nsteps:\n  - target: kept\n    inject: [{stop: {}}]\n    for: 60s\n\
+                expect: {radius: [front, web], healed: 5s}\n";
+    let file = bench.files(&text.replace("target: kept", "target: web/kept"));
+    let slow =
+        std::fs::read_to_string(&file).expect("there").replace("stop: [mkdir, ", "stop: [sh, -c, exec sleep 600, ");
+    std::fs::write(&file, slow.replace("start: [rmdir, ", "start: [mkdir, ")).expect("written");
+    let mut program = bench.firedrill.start(&["run", &file, "--quiet"]).expect("started");
+    let waits =
+        || bench.firedrill.json(&["status"]).expect("JSON").json["in_force"].to_string().contains("run `sh ***`");
+    assert!(wait_until(Duration::from_secs(30), waits), "{}", program.errors());
+    let halt = bench.firedrill.output(&["halt"]).expect("started");
+    let told = String::from_utf8_lossy(&halt.stdout).into_owned();
+    assert_eq!(halt.status.code(), Some(0), "{told}");
+    assert!(told.contains("was killed") && told.contains("undone by its own command"), "{told}");
+    assert!(bench.firedrill.folder().path().join("stopped").is_dir(), "its inverse was run: {told}");
+    program.wait(Duration::from_secs(1)).expect("it is dead");
+}
+
+#[test]
+fn a_file_that_is_made_by_hand_halts_the_host() {
+    let Some(bench) = bench() else { return };
+    let group = bench.stage.cgroup(pair::WEB);
+    let pause = ["inject", "pause", "--cgroup", &group, "--for", "60s"];
+    let mut program = bench.start(&pause);
+    std::fs::write(bench.firedrill.run_directory().join("halt"), "").expect("written");
+    assert_eq!(program.wait(Duration::from_secs(15)).expect("ends").code(), Some(4), "{}", program.errors());
+    assert!(bench.answers(Duration::from_secs(1)), "reverted");
+    let refused = bench.firedrill.output(&pause).expect("started");
+    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(refused.status.code() == Some(2) && told.contains("halted") && told.contains("--clear"), "{told}");
 }
 
 #[test]

@@ -5,25 +5,10 @@ mod support;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use firedrill_agent::host::{process, wait_until};
-use firedrill_tests::program::Started;
+use firedrill_agent::host::wait_until;
 use firedrill_tests::stage::pair::{self, V4, WEB_PORTS};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use support::{Bench, bench};
-
-/// The guardian of a running program, found by its parent.
-fn guardian(program: &Started) -> Pid {
-    find_guardian(program).expect("a guardian")
-}
-
-fn find_guardian(program: &Started) -> Option<Pid> {
-    let parent = program.pid().cast_signed();
-    let is_child = |pid: &i32| process::lineage(*pid).get(1) == Some(&parent);
-    let named = |pid: &i32| process::cmdline(*pid).starts_with("firedrill-guardian");
-    let found = process::all().into_iter().map(|s| s.process.pid).find(|pid| is_child(pid) && named(pid));
-    found.map(Pid::from_raw)
-}
+use support::{Bench, bench, find_guardian, guardian};
 
 fn answers(bench: &Bench, patience: Duration) -> bool {
     let server = SocketAddr::from((V4[1], WEB_PORTS[0]));

@@ -40,13 +40,14 @@ fn median(outcome: &Outcome, phase: &str) -> f64 {
     outcome.probe("watched/url")[phase]["p50_ms"].as_f64().unwrap_or(f64::NAN)
 }
 
-/// Asserts that a drill was refused before anything was touched, with these words.
+/// Asserts that a fault was refused as bad usage, before there was a run, with these words.
 fn refused(machine: &Machine, args: &[&str], words: &[&str]) {
-    let outcome = machine.drill(&[&["inject"], args, &["--for", "1s"]].concat()).expect("a run");
-    assert_eq!((outcome.verdict(), outcome.code), ("invalid", 3), "{}", outcome.told());
-    assert_eq!(outcome.json["changes"]["applied"], 0, "{}", outcome.told());
+    let front = ["systemd-run", "--quiet", "--pipe", "--wait", "--collect", "firedrill", "inject"];
+    let done = machine.command(&[&front, args, &["--for", "1s"]].concat()).output().expect("started");
+    let told = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert_eq!((done.status.code(), done.stdout.as_slice()), (Some(2), &b""[..]), "{told}");
     for word in words {
-        assert!(outcome.finding().contains(word), "{word}: {}", outcome.told());
+        assert!(told.contains(word), "{word}: {told}");
     }
 }
 
@@ -363,4 +364,20 @@ fn a_unit_that_was_killed_whenever_it_came_back_is_given_back_when_firedrill_die
     machine.wait_for("web.service", "failed", PATIENCE).expect("systemd gives up");
     machine.run(&["systemctl", "kill", "--signal=KILL", "drill.service"]).expect("killed");
     machine.wait_for("web.service", "active", PATIENCE).expect("started by the guardian");
+}
+
+#[test]
+fn a_halt_does_not_wait_for_a_run_that_waits_for_a_slow_unit() {
+    if let Some(why) = missing() {
+        skip!("{why}");
+    }
+    let unit = web(8080, "ExecStop=/bin/sleep 12\nTimeoutStopSec=120");
+    let machine = Machine::boot(&[("slow.service", &unit)]).expect("a container");
+    machine.start(&["slow"]).expect("a service");
+    machine.drill_in_background(&["inject", "stop", "--unit", "slow", "--for", "60s"]).expect("a drill");
+    machine.wait_for("slow.service", "deactivating", PATIENCE).expect("it takes its time");
+    let told = machine.run(&["firedrill", "halt"]).expect("exit code 0");
+    assert!(told.contains("was killed") && told.contains("undone: stop unit slow.service"), "{told}");
+    // systemd lets the stop run to its end, and then starts it.
+    assert_eq!(machine.state("slow.service"), "active", "when a halt returns, all is over");
 }

@@ -71,7 +71,9 @@ fn hangs_by(signal: Signal) {
     assert!(bypassed < Duration::from_millis(1500) + slack(), "{bypassed:?}");
     assert!(killed > HUNG_AFTER - Duration::from_millis(500), "{killed:?}: not before its time");
     assert!(reverted < HUNG_AFTER + slack(), "{reverted:?}");
-    let report = read(&directories.run.join("last-recovery.json")).expect("a report");
+    let told = directories.run.join("last-recovery.json");
+    assert!(wait_until(slack(), || told.exists()), "it is written last");
+    let report = read(&told).expect("a report");
     assert!(report.contains("hung and was killed") && report.contains("\"left\":[]"), "{report}");
     assert_unchanged(&before, &pair.names(), &[&frozen.path]);
 }

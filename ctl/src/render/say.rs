@@ -1,4 +1,4 @@
-//! Printing what was asked for.
+//! Printing what was asked for, and what is said beside.
 
 use std::fmt::Display;
 use std::io::{ErrorKind, Write as _};
@@ -16,4 +16,10 @@ pub fn say(text: impl Display) -> Result<()> {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         written => written.context("cannot write to standard output"),
     }
+}
+
+/// Says something beside, on standard error. If even that cannot be written, as when the terminal is gone, there is
+/// nobody to tell, and what is being done goes on.
+pub fn aside(text: impl Display) {
+    let _ = writeln!(anstream::stderr(), "{text}");
 }

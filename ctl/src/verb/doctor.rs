@@ -6,18 +6,20 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use firedrill_agent::dataplane::kernel_support;
-use firedrill_agent::host;
+use firedrill_agent::dataplane::{Support, kernel_support};
+use firedrill_agent::journal::Directories;
 use firedrill_agent::snapshot::{Line, Snapshot};
 use firedrill_agent::target::Protected;
+use firedrill_agent::{halt, host, owner, recover};
 use firedrill_model::verdict::ExitCode;
+use nix::unistd::AccessFlags;
 use serde::{Deserialize, Serialize};
 
 use super::UsageError;
 use crate::cli::DoctorArgs;
 use crate::render::paint::Screen;
 use crate::render::say::say;
-use crate::render::words::{self, Tone};
+use crate::render::words::{self, Tone, count};
 
 #[derive(Debug, Serialize)]
 struct Finding {
@@ -55,7 +57,7 @@ pub fn run(args: &DoctorArgs) -> Result<ExitCode> {
     match (&args.snapshot, &args.diff) {
         (Some(file), _) => write_snapshot(file, &args.netns, args.json),
         (None, Some(file)) => compare(file, args.json),
-        (None, None) => examine(args.json),
+        (None, None) => examine(&args.places.directories(), args.json),
     }
 }
 
@@ -101,10 +103,10 @@ fn compare(file: &Path, json: bool) -> Result<ExitCode> {
     Ok(if differences.is_empty() { ExitCode::Held } else { ExitCode::NotRestored })
 }
 
-fn examine(json: bool) -> Result<ExitCode> {
+fn examine(directories: &Directories, json: bool) -> Result<ExitCode> {
     let config = super::config()?;
     let ports: Vec<String> = Protected::new(None, &config.protect).ports().iter().map(u16::to_string).collect();
-    let mut findings = look();
+    let mut findings = look(directories);
     findings.push(Finding {
         what: "caps",
         state: State::Good,
@@ -137,72 +139,95 @@ fn examine(json: bool) -> Result<ExitCode> {
     Ok(if worst { ExitCode::Usage } else { ExitCode::Held })
 }
 
-fn look() -> Vec<Finding> {
+fn look(directories: &Directories) -> Vec<Finding> {
     let facts = host::facts();
     let support = kernel_support();
     let root = nix::unistd::Uid::effective().is_root();
-    let there = |path: &str| Path::new(path).exists();
-    let check = |what, good: bool, bad: State, found: String, fix: &str| Finding {
+    let lacking = lacking_capabilities();
+    let btf = Path::new("/sys/kernel/btf/vmlinux").exists();
+    let unwritable: Vec<String> =
+        [&directories.run, &directories.state].into_iter().filter_map(|d| unwritable(d)).collect();
+    let check = |what, good: bool, bad: State, found: &str, fix: &str| Finding {
         what,
         state: if good { State::Good } else { bad },
-        found,
+        found: found.to_owned(),
         fix: Some(fix.to_owned()),
     };
-    let yes = |there: bool, name: &str| if there { name.to_owned() } else { format!("no {name}") };
+    let (free, found, fix) = in_the_way(directories);
+    let packets = match support {
+        Support { real_time: true, .. } => "not on a kernel for real time (PREEMPT_RT)",
+        _ if !root => AS_ROOT,
+        Support { tcx: true, .. } => "tcx links, which end with their owner",
+        Support { .. } => "clsact filters, journalled and removed by the guardian (tcx needs Linux 6.6)",
+    };
     vec![
         kernel(facts.kernel.clone(), root),
+        check("root", root, State::Missing, if root { "yes" } else { "no" }, "run as root: sudo firedrill ..."),
         check(
-            "root",
-            root,
+            "capabilities",
+            lacking.is_empty() || !root,
             State::Missing,
-            if root { "yes".into() } else { "no".into() },
-            "run as root: sudo firedrill ...",
+            &match (root, lacking.is_empty()) {
+                (false, _) => AS_ROOT.to_owned(),
+                (true, true) => "all that faults need".to_owned(),
+                (true, false) => format!("lacks {}", lacking.join(", ")),
+            },
+            "root in a container is not enough: run on the host itself, or in a container with `--privileged --pid=host \
+             --network=host`",
         ),
+        check(
+            "own folders",
+            unwritable.is_empty() || !root,
+            State::Missing,
+            &match (root, unwritable.is_empty()) {
+                (false, _) => AS_ROOT.to_owned(),
+                (true, true) => "can be written".to_owned(),
+                (true, false) => unwritable.join("; "),
+            },
+            "faults are recorded there before they begin; mount it writable",
+        ),
+        check("this host", free, State::Limited, &found, fix),
         check(
             "kernel types (BTF)",
-            there("/sys/kernel/btf/vmlinux"),
+            btf,
             State::Missing,
-            yes(there("/sys/kernel/btf/vmlinux"), "/sys/kernel/btf/vmlinux"),
+            if btf { "/sys/kernel/btf/vmlinux" } else { "no /sys/kernel/btf/vmlinux" },
             "the kernel must be built with CONFIG_DEBUG_INFO_BTF, as all large distributions do",
         ),
-        Finding {
-            what: "packet programs",
-            state: State::Good,
-            found: if support.tcx {
-                "tcx links, which end with their owner".into()
-            } else {
-                "clsact filters, journalled and removed by the guardian (tcx needs Linux 6.6)".into()
-            },
-            fix: None,
-        },
+        check(
+            "packet programs",
+            !support.real_time,
+            State::Limited,
+            packets,
+            "without them there are no faults on packets; boot a distribution's usual kernel",
+        ),
         check(
             "latency (TAP)",
             support.tap,
             State::Limited,
-            yes(support.tap, "/dev/net/tun"),
+            if support.tap { "/dev/net/tun" } else { "no /dev/net/tun" },
             "`modprobe tun`; without it there is no latency fault",
         ),
         check(
             "cgroup v2",
             facts.cgroup_root.is_some(),
             State::Limited,
-            facts.cgroup_root.clone().unwrap_or_else(|| "not mounted".into()),
+            facts.cgroup_root.as_deref().unwrap_or("not mounted"),
             "mount -t cgroup2 none /sys/fs/cgroup; without it there are no cgroup, unit and process targets",
         ),
         check(
             "systemd",
             facts.systemd,
             State::Limited,
-            if facts.systemd { "runs this host".into() } else { "does not run this host".into() },
+            if facts.systemd { "runs this host" } else { "does not run this host" },
             "without it there are no unit targets; cgroups and processes work",
         ),
-        check(
-            "named namespaces",
-            there(host::netns::NAMED),
-            State::Good,
-            format!("{} in {}", host::netns::names().len(), host::netns::NAMED),
-            "",
-        ),
+        Finding {
+            what: "named namespaces",
+            state: State::Good,
+            found: format!("{} in {}", host::netns::names().len(), host::netns::NAMED),
+            fix: None,
+        },
     ]
 }
 
@@ -217,4 +242,51 @@ fn kernel(release: String, root: bool) -> Finding {
         }
     };
     Finding { what: "kernel", state, found: release, fix }
+}
+
+/// What only root can find out.
+const AS_ROOT: &str = "to be seen as root only";
+
+/// Whether a fault could begin now; if not, what is in its way, and what to do.
+fn in_the_way(directories: &Directories) -> (bool, String, &'static str) {
+    if let Some(holder) = owner::current(&directories.run) {
+        let found = format!("busy: process {} ({})", holder.pid, holder.what);
+        return (false, found, "wait for it, or end it: sudo firedrill halt; `firedrill status` shows what it does");
+    }
+    if let Err(halted) = halt::check(&directories.run) {
+        return (false, format!("halted: {}", halted.0), "when it is all right to go on: sudo firedrill halt --clear");
+    }
+    match recover::outstanding(directories).len() {
+        0 => (true, "free".to_owned(), ""),
+        n => (
+            false,
+            format!("{} left by a run that was killed", count(n, "change", "changes")),
+            "sudo firedrill recover undoes them; `firedrill status` shows them",
+        ),
+    }
+}
+
+/// What faults need, by its number in capability.h.
+const CAPABILITIES: &[(u32, &str)] = &[
+    (1, "CAP_DAC_OVERRIDE"),
+    (5, "CAP_KILL"),
+    (12, "CAP_NET_ADMIN"),
+    (19, "CAP_SYS_PTRACE"),
+    (21, "CAP_SYS_ADMIN"),
+    (39, "CAP_BPF"),
+];
+
+/// Those of [`CAPABILITIES`] that this process has not (`CapEff` in proc_pid_status(5)).
+fn lacking_capabilities() -> Vec<&'static str> {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let mask = mask.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(u64::MAX);
+    CAPABILITIES.iter().filter(|(number, _)| mask >> number & 1 == 0).map(|(_, name)| *name).collect()
+}
+
+/// Why nothing could be written in a folder, or in the nearest one above it that is there.
+fn unwritable(folder: &Path) -> Option<String> {
+    let there = folder.ancestors().find(|path| path.exists())?;
+    let refused = nix::unistd::access(there, AccessFlags::W_OK | AccessFlags::X_OK).err()?;
+    Some(format!("{}: {}", there.display(), refused.desc()))
 }

@@ -147,7 +147,12 @@ impl FromArgMatches for FaultArgs {
         let fault: Fault = serde_json::from_value(Value::Object(tagged)).map_err(|e| invalid(e.to_string()))?;
         fault.check().map_err(invalid)?;
         let common = Common::from_arg_matches(matches)?;
-        common.target.spec().check().map_err(|why| invalid(format!("{why} (as --unit, --cgroup, --netns …)")))?;
+        let spec = common.target.spec();
+        if spec == TargetSpec::default() {
+            let all = "--unit, --cgroup, --pid, --exe, --cmdline, --user, --listens-on, --netns or --interface";
+            return Err(invalid(format!("on what? Name a target by {all}")));
+        }
+        spec.check().map_err(invalid)?;
         Ok(Self { fault, common })
     }
 
@@ -253,17 +258,16 @@ fn replay(arguments: impl Iterator<Item = String>) -> Vec<String> {
     std::iter::once("firedrill".to_owned()).chain(shown).collect()
 }
 
-fn tell(common: &Common, finished: &Finished) -> Result<ExitCode> {
+fn tell(common: &Common, finished: &Finished) -> ExitCode {
     // What was found is told even where its reports cannot be written.
     let page = report::write_all(&finished.run, &finished.folder);
-    if common.json {
-        say(json::report(&finished.run).trim_end())?;
+    let place = page.as_ref().ok().map(|page| page.display().to_string());
+    let said = if common.json {
+        say(json::report(&finished.run).trim_end())
     } else {
-        let place = page.as_ref().ok().map(|page| page.display().to_string());
-        say(summary::text(&finished.run, place.as_deref(), Screen::stdout().paint()))?;
-    }
-    page?;
-    Ok(finished.exit)
+        say(summary::text(&finished.run, place.as_deref(), Screen::stdout().paint()))
+    };
+    super::told(finished.exit, said.and(page.map(drop)))
 }
 
 /// Before there is a run: a target that is not there, or on which the fault cannot act, is a mistake on the command line.
@@ -305,5 +309,5 @@ pub fn run(args: &InjectArgs) -> Result<ExitCode> {
         drive::run(Job { lowered, agent: &agent, runs, replay, notes, live, signals: &mut signals }).await
     });
     let farewell = agent.stop();
-    super::conclude(result.and_then(|finished| tell(common, &finished)), &farewell)
+    super::conclude(result.map(|finished| tell(common, &finished)), &farewell)
 }

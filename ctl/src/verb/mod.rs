@@ -31,6 +31,7 @@ use crate::cli::{Cli, HostPlaces, Places, Verb};
 use crate::demo;
 use crate::render::diagnostic;
 use crate::render::paint::Screen;
+use crate::render::say::aside;
 pub use files::refuse;
 
 /// An error that is the user's to mend: exit code 2.
@@ -141,7 +142,7 @@ pub fn start_agent(places: &Places, what: &str) -> anyhow::Result<Agent> {
 /// Tells what an earlier run had left, and what has become of it.
 pub fn tell_recovery(agent: &Agent) {
     for (change, note) in &agent.recovery().undone {
-        anstream::eprintln!("undone of an earlier run that was killed: {change}: {note}");
+        aside(format_args!("undone of an earlier run that was killed: {change}: {note}"));
     }
 }
 
@@ -154,12 +155,19 @@ pub fn conclude(result: anyhow::Result<ExitCode>, farewell: &Farewell) -> anyhow
         return result;
     }
     for left in &farewell.left_over {
-        anstream::eprintln!("NOT restored: {left}");
+        aside(format_args!("NOT restored: {left}"));
     }
     if let Err(error) = &result {
-        anstream::eprintln!("{}", complaint(error));
+        aside(complaint(error));
     }
     Ok(ExitCode::NotRestored)
+}
+
+/// The exit code when the result could be told, or not: what was found counts all the same.
+pub fn told(exit: ExitCode, telling: anyhow::Result<()>) -> ExitCode {
+    let Err(error) = telling else { return exit };
+    aside(complaint(&error));
+    exit.worse(ExitCode::Unproven)
 }
 
 /// A runtime for probes and the driver. Two threads: the driver's, and one for what blocks it for a moment.

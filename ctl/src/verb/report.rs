@@ -10,7 +10,7 @@ use firedrill_model::verdict::ExitCode;
 use super::{UsageError, runs};
 use crate::cli::{Format, ReportArgs};
 use crate::render::paint::Screen;
-use crate::render::say::say;
+use crate::render::say::{aside, say};
 use crate::render::{html, json, junit, markdown, summary};
 
 pub fn run(args: &ReportArgs) -> Result<ExitCode> {
@@ -26,7 +26,7 @@ pub fn run(args: &ReportArgs) -> Result<ExitCode> {
     match &args.output {
         Some(path) => {
             fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
-            anstream::eprintln!("written: {}", path.display());
+            aside(format_args!("written: {}", path.display()));
         }
         None => say(text.trim_end())?,
     }

@@ -13,7 +13,7 @@ use crate::cli::RunArgs;
 use crate::drive::{self, Finished, Job, Signals};
 use crate::render::live::Live;
 use crate::render::paint::Screen;
-use crate::render::say::say;
+use crate::render::say::{aside, say};
 use crate::render::{json, summary};
 
 pub fn run(args: &RunArgs) -> Result<ExitCode> {
@@ -39,12 +39,8 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     let mut summaries = Vec::new();
     let result = super::runtime()?.block_on(all(&library, &agenda, args, &agent, &mut summaries));
     let farewell = agent.stop();
-    let result = result.and_then(|exit| {
-        if args.json {
-            print_json(&summaries, agenda.len())?;
-        }
-        Ok(exit)
-    });
+    let print = || if args.json { print_json(&summaries, agenda.len()) } else { Ok(()) };
+    let result = result.map(|exit| super::told(exit, print()));
     super::conclude(result, &farewell)
 }
 
@@ -115,14 +111,14 @@ async fn all(
     let mut exit = ExitCode::Held;
     for item in agenda {
         if !item.pause.is_zero() {
-            anstream::eprintln!("resting for {}", firedrill_model::units::Span(item.pause));
+            aside(format_args!("resting for {}", firedrill_model::units::Span(item.pause)));
             tokio::select! {
                 () = tokio::time::sleep(item.pause) => {}
                 _ = signals.next() => return Ok(exit.worse(ExitCode::Aborted)),
             }
         }
         if let Some(note) = &item.note {
-            anstream::eprintln!("note: {note}");
+            aside(format_args!("note: {note}"));
         }
         if let Some(question) = &item.confirm
             && !args.yes
@@ -132,7 +128,7 @@ async fn all(
                 _ = signals.next() => false,
             };
             if !confirmed {
-                anstream::eprintln!("not confirmed: {} is not run", item.experiment);
+                aside(format_args!("not confirmed: {} is not run", item.experiment));
                 return Ok(exit.worse(ExitCode::Aborted));
             }
         }
@@ -155,7 +151,7 @@ async fn all(
             break;
         }
         if item.stop_on_finding && finished.exit != ExitCode::Held {
-            anstream::eprintln!("the day ends here, as its file says (`on_finding: stop`)");
+            aside(format_args!("the day ends here, as its file says (`on_finding: stop`)"));
             break;
         }
     }
@@ -163,14 +159,13 @@ async fn all(
 }
 
 async fn one(job: Job<'_>, args: &RunArgs) -> Result<Finished> {
-    let finished = drive::run(job).await?;
+    let mut finished = drive::run(job).await?;
     // What was found is told even where its reports cannot be written.
     let page = report::write_all(&finished.run, &finished.folder);
-    if !args.json {
-        let place = page.as_ref().ok().map(|page| page.display().to_string());
-        say(summary::text(&finished.run, place.as_deref(), Screen::stdout().paint()))?;
-    }
-    page?;
+    let place = page.as_ref().ok().map(|page| page.display().to_string());
+    let text = || summary::text(&finished.run, place.as_deref(), Screen::stdout().paint());
+    let said = if args.json { Ok(()) } else { say(text()) };
+    finished.exit = super::told(finished.exit, said.and(page.map(drop)));
     Ok(finished)
 }
 

@@ -1,12 +1,15 @@
 //! A pair of namespaces, and the program to hold drills on it.
 #![allow(dead_code, reason = "every test file uses some of it")]
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use firedrill_agent::host::process;
 use firedrill_tests::needs;
 use firedrill_tests::program::{Firedrill, Started, unique};
 use firedrill_tests::stage::{Programs, Stage, pair};
+use nix::unistd::Pid;
 
 /// The stage and the program; the stage falls first.
 pub struct Bench {
@@ -30,6 +33,12 @@ pub fn bench() -> Option<Bench> {
 }
 
 impl Bench {
+    /// Whether the web server answers a request from the other node.
+    pub fn answers(&self, patience: Duration) -> bool {
+        let server = SocketAddr::from((pair::V4[1], pair::WEB_PORTS[0]));
+        self.stage.within("a", || pair::ask(server, patience)).expect("node").is_ok()
+    }
+
     /// A system of the one web server, and experiments on it. `NETNS` and `GROUP` stand for the stage's names.
     pub fn files(&self, experiments: &str) -> String {
         let system = "\
@@ -82,4 +91,18 @@ components:
         let Ok(run) = self.firedrill.only_run() else { return false };
         std::fs::read_to_string(run.join("events.ndjson")).is_ok_and(|log| log.contains("\"step-in-force\""))
     }
+}
+
+/// The guardian of a running program.
+pub fn guardian(program: &Started) -> Pid {
+    find_guardian(program).expect("a guardian")
+}
+
+/// The guardian of a running program, found by its parent; for a moment there may be none.
+pub fn find_guardian(program: &Started) -> Option<Pid> {
+    let parent = program.pid().cast_signed();
+    let is_child = |pid: &i32| process::lineage(*pid).get(1) == Some(&parent);
+    let named = |pid: &i32| process::cmdline(*pid).starts_with("firedrill-guardian");
+    let found = process::all().into_iter().map(|s| s.process.pid).find(|pid| is_child(pid) && named(pid));
+    found.map(Pid::from_raw)
 }
