@@ -120,12 +120,12 @@ pub fn clear(run: &Path) -> io::Result<bool> {
 
 /// Ends the owner of these directories and whatever is in force: tells it to, kills it if it has not ended after
 /// [`PATIENCE`], and undoes what it and its guardian have not. One that is stopped hears nothing, and is killed at once.
+/// `open` is what was in force ([`recover::outstanding`]) before the sign was set: it may be undone within a tick.
 ///
 /// # Errors
 /// The owner cannot be signalled or does not die; the lock cannot be used.
-pub fn end(directories: &Directories) -> Result<Halt, HaltError> {
+pub fn end(directories: &Directories, open: Vec<String>) -> Result<Halt, HaltError> {
     let me = Holder::clearing_up("halt");
-    let open = recover::outstanding(directories);
     let take = |patience| match Owner::take(&directories.run, &me, patience) {
         Ok(owner) => Ok(Ok(owner)),
         Err(OwnerError::Taken(holder)) => Ok(Err(holder)),

@@ -125,7 +125,7 @@ fn a_halt_does_not_wait_for_a_run_that_waits_for_a_users_slow_command() {
     let halt = bench.firedrill.output(&["halt"]).expect("started");
     let told = String::from_utf8_lossy(&halt.stdout).into_owned();
     assert_eq!(halt.status.code(), Some(0), "{told}");
-    assert!(told.contains("was killed") && told.contains("undone by its own command"), "{told}");
+    assert!(told.contains("was killed") && told.contains("undone: run `sh ***`"), "{told}");
     assert!(bench.firedrill.folder().path().join("stopped").is_dir(), "its inverse was run: {told}");
     program.wait(Duration::from_secs(1)).expect("it is dead");
 }

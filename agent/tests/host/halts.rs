@@ -62,7 +62,7 @@ pub fn an_agent_that_is_stopped_is_halted_at_once() {
     process::signal(&agent, Signal::SIGSTOP as i32).expect("stopped");
     eventually("it is stopped", || process::is_stopped(&agent));
     let begun = Instant::now();
-    let halt = halt::end(&folder.directories()).expect("ended");
+    let halt = halt::end(&folder.directories(), recover::outstanding(&folder.directories())).expect("ended");
     let took = begun.elapsed();
     eprintln!("a stopped agent and its fault are gone after {took:.0?}");
     assert!(!group.is_frozen(), "when it returns all is over");
@@ -85,7 +85,7 @@ pub fn what_is_left_by_an_agent_and_its_guardian_is_undone_by_a_halt() {
     // Stopped first, so that it does not get itself another one.
     process::signal(&doomed.identity(), Signal::SIGSTOP as i32).expect("stopped");
     process::signal(&identity, Signal::SIGKILL as i32).expect("killed");
-    let halt = halt::end(&directories).expect("ended");
+    let halt = halt::end(&directories, recover::outstanding(&directories)).expect("ended");
     assert_eq!(halt.ending, Ending::Killed);
     assert!(!group.is_frozen() && recover::outstanding(&directories).is_empty(), "{halt:?}");
     assert_eq!(halt.recovery.undone.len(), 1, "{halt:?}");
@@ -94,6 +94,6 @@ pub fn what_is_left_by_an_agent_and_its_guardian_is_undone_by_a_halt() {
 
 pub fn a_halt_of_an_idle_host_finds_nothing() {
     let folder = Folder::new();
-    let halt = halt::end(&folder.directories()).expect("nothing to end");
+    let halt = halt::end(&folder.directories(), Vec::new()).expect("nothing to end");
     assert_eq!((halt.ending, halt.holder, halt.recovery), (Ending::Nobody, None, Recovery::default()));
 }

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use firedrill_agent::halt::{self, Ending, Halt};
 use firedrill_agent::journal::Directories;
-use firedrill_agent::recover::Recovery;
+use firedrill_agent::recover::{self, Recovery};
 use firedrill_model::verdict::ExitCode;
 
 use super::UsageError;
@@ -28,13 +28,18 @@ pub fn run(args: &HaltArgs) -> Result<ExitCode> {
     }
     let now = jiff::Zoned::now().strftime("%Y-%m-%d %H:%M:%S%:z");
     let why = format!("{}, at {now}", args.reason.as_deref().unwrap_or("by `firedrill halt`"));
+    // The host's own first: a demo's stage is what its drills are on.
+    let places = || std::iter::once(directories.clone()).chain(demo::stages(&directories));
+    // What is in force is looked at before the sign is set, by which owners revert by themselves.
+    let open: Vec<_> = places().map(|place| (recover::outstanding(&place), place)).collect();
     // Without the sign the rest is done all the same: it is what was asked for in the first place.
     let sign = halt::set(&directories.run, &why);
     let mut all = Recovery::default();
     let mut owners = Vec::new();
-    // The host's own first: a demo's stage is what its drills are on.
-    for place in std::iter::once(directories.clone()).chain(demo::stages(&directories)) {
-        end(&place, &mut all, &mut owners);
+    for place in places() {
+        let known = open.iter().find(|(_, known)| *known == place);
+        let open = known.map_or_else(|| recover::outstanding(&place), |(open, _)| open.clone());
+        end(&place, open, &mut all, &mut owners);
     }
     let stages = demo::sweep(&directories);
     all.undone.extend(stages.undone);
@@ -57,8 +62,8 @@ pub fn run(args: &HaltArgs) -> Result<ExitCode> {
 }
 
 /// One that cannot be ended does not keep the others from it.
-fn end(directories: &Directories, all: &mut Recovery, owners: &mut Vec<serde_json::Value>) {
-    match halt::end(directories) {
+fn end(directories: &Directories, open: Vec<String>, all: &mut Recovery, owners: &mut Vec<serde_json::Value>) {
+    match halt::end(directories, open) {
         Ok(Halt { holder, ending, recovery }) => {
             all.undone.extend(recovery.undone);
             all.left.extend(recovery.left);
