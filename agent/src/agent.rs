@@ -21,6 +21,7 @@ use firedrill_model::run::TargetPlan;
 use firedrill_model::units::Span;
 
 use crate::aftermath;
+use crate::dataplane::AttachMode;
 use crate::engine::{AppliedChange, ChangeError, Engine, FaultId, Leases, Reverted, RevertedChange};
 use crate::guardian::{Guardian, Watch};
 use crate::halt::{self, Halted};
@@ -55,6 +56,8 @@ pub struct Options {
     pub log_directory: Option<PathBuf>,
     /// Caps, and what is protected besides what always is.
     pub config: Config,
+    /// How packet programs are attached; the best way that the kernel has when left out.
+    pub attach: Option<AttachMode>,
 }
 
 impl Options {
@@ -67,6 +70,7 @@ impl Options {
             lease: Duration::from_secs(5),
             log_directory: None,
             config: Config::default(),
+            attach: None,
         }
     }
 }
@@ -203,8 +207,9 @@ impl Agent {
     /// # Errors
     /// The host is busy, could not be cleaned, or cannot be guarded.
     pub fn start(options: Options) -> Result<Self, StartError> {
-        let Options { directories, what, guardian, lease, log_directory, config } = options;
-        let facts = host::facts();
+        let Options { directories, what, guardian, lease, log_directory, config, attach } = options;
+        let mut facts = host::facts();
+        facts.tcx = attach.map_or(facts.tcx, |mode| mode == AttachMode::Tcx);
         kernel::check(&facts.kernel)?;
         // A guardian that is just clearing up holds the lock for a moment.
         let owner = Owner::take(&directories.run, &Holder::this(&what), Duration::from_secs(2))?;

@@ -15,6 +15,7 @@ use firedrill_model::receipt::Measured;
 use firedrill_model::units::Span;
 use nix::libc;
 
+use crate::dataplane::AttachMode;
 use crate::engine::{ChangeError, Expiry, Host};
 use crate::host::{cgroup, netns, process, systemd, wait_until};
 use crate::target::Protected;
@@ -71,7 +72,9 @@ pub struct LocalHost {
 impl LocalHost {
     /// This host. Processes of a stage write their output to files in `log_directory`.
     pub fn new(facts: HostFacts, protected: Protected, log_directory: Option<PathBuf>) -> Self {
-        Self { facts, protected, planes: Arc::default(), log_directory, last_look: Instant::now() }
+        let mode = if facts.tcx { AttachMode::Tcx } else { AttachMode::Clsact };
+        let planes = Arc::new(Mutex::new(Planes::new(mode)));
+        Self { facts, protected, planes, log_directory, last_look: Instant::now() }
     }
 
     /// Replaces what is protected: there is another guardian.

@@ -12,7 +12,7 @@ use firedrill_model::receipt::PacketCount;
 
 use super::convert;
 use crate::crash_point;
-use crate::dataplane::{DataPlane, RuleId, Tag, is_own_tap};
+use crate::dataplane::{AttachMode, DataPlane, RuleId, Tag, is_own_tap};
 use crate::engine::{ChangeError, Expiry};
 use crate::host::{cgroup, netns, process};
 
@@ -48,8 +48,8 @@ impl Expiry for RuleExpiry {
 }
 
 /// All data planes, by inode of their namespace.
-#[derive(Default)]
 pub struct Planes {
+    mode: AttachMode,
     planes: HashMap<u64, Plane>,
 }
 
@@ -63,13 +63,18 @@ struct Plane {
 }
 
 impl Planes {
+    /// None yet; their programs will be attached in this way.
+    pub fn new(mode: AttachMode) -> Self {
+        Self { mode, planes: HashMap::new() }
+    }
+
     fn get(&mut self, netns: &NetnsRef) -> Result<&mut Plane, ChangeError> {
         use std::collections::hash_map::Entry;
         match self.planes.entry(netns.inode) {
             Entry::Occupied(there) => Ok(there.into_mut()),
             Entry::Vacant(place) => {
                 let file = netns::open(netns).map_err(ChangeError::failed(format!("opening {}", netns.path)))?;
-                let plane = DataPlane::open(file.as_fd())?;
+                let plane = DataPlane::open_with(file.as_fd(), self.mode)?;
                 Ok(place.insert(Plane {
                     netns: netns.clone(),
                     plane,
