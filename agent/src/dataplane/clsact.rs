@@ -33,6 +33,7 @@ const TC_H_MIN_EGRESS: u32 = 0xffff_fff3;
 
 const TCA_KIND: u16 = 1;
 const TCA_OPTIONS: u16 = 2;
+const TCA_CHAIN: u16 = 11;
 const TCA_BPF_FD: u16 = 6;
 const TCA_BPF_NAME: u16 = 7;
 const TCA_BPF_FLAGS: u16 = 8;
@@ -45,6 +46,8 @@ const TCMSG_LEN: usize = 20;
 /// A filter at a hook.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Filter {
+    /// Its chain; packets begin in chain 0.
+    pub chain: u32,
     /// Its priority; lower ones come first.
     pub priority: u16,
     /// Its handle.
@@ -109,10 +112,10 @@ fn parent(direction: Direction) -> u32 {
     }
 }
 
-/// Adds a direct-action filter. Its priority is chosen by the kernel: before all that are there.
+/// Adds a direct-action filter before all that are there.
 ///
 /// # Errors
-/// What the kernel says; ENOENT or EINVAL without a `clsact` qdisc.
+/// What the kernel says; ENOENT or EINVAL without a `clsact` qdisc. Nothing can be put before what is there.
 pub fn add_filter(ifindex: u32, direction: Direction, program: BorrowedFd<'_>, name: &str) -> io::Result<()> {
     let mut name_z = name.as_bytes().to_vec();
     name_z.push(0);
@@ -120,10 +123,26 @@ pub fn add_filter(ifindex: u32, direction: Direction, program: BorrowedFd<'_>, n
     push_attribute(&mut options, TCA_BPF_FD, &(program.as_raw_fd() as u32).to_ne_bytes());
     push_attribute(&mut options, TCA_BPF_NAME, &name_z);
     push_attribute(&mut options, TCA_BPF_FLAGS, &TCA_BPF_FLAG_ACT_DIRECT.to_ne_bytes());
-    let request = request(RTM_NEWTFILTER, NLM_F_CREATE | NLM_F_EXCL, ifindex, parent(direction), 0, ETH_P_ALL_BE)
+    let info = u32::from(first_priority(&filters(ifindex, direction)?)?) << 16 | ETH_P_ALL_BE;
+    let request = request(RTM_NEWTFILTER, NLM_F_CREATE | NLM_F_EXCL, ifindex, parent(direction), 0, info)
         .attribute(TCA_KIND, b"bpf\0")
         .attribute(TCA_OPTIONS, &options);
     change(request)
+}
+
+/// The priority that comes before these filters; 0 leaves it to the kernel, whose choice would come after those with a low
+/// number. Filters of one priority are of one kind and protocol, and a new program comes first among them.
+fn first_priority(filters: &[Filter]) -> io::Result<u16> {
+    match filters.iter().filter(|filter| filter.chain == 0).min_by_key(|filter| filter.priority) {
+        None => Ok(0),
+        Some(first) if first.priority > 1 => Ok(first.priority - 1),
+        Some(first) if first.kind == "bpf" && u32::from(first.protocol) == ETH_P_ALL_BE => Ok(first.priority),
+        Some(first) => Err(io::Error::other(format!(
+            "a `{}` filter of another's has priority 1, before which nothing can be put: give it a higher number \
+             (`tc filter ... pref 2`)",
+            first.kind
+        ))),
+    }
 }
 
 /// The filters at a hook; none without a `clsact` qdisc.
@@ -143,6 +162,7 @@ fn filter(payload: &[u8]) -> Option<Filter> {
     let handle = number(payload, 8);
     let info = number(payload, 16);
     let mut filter = Filter {
+        chain: 0,
         priority: (info >> 16) as u16,
         handle,
         protocol: info as u16,
@@ -152,6 +172,7 @@ fn filter(payload: &[u8]) -> Option<Filter> {
     for (kind, value) in attributes(payload.get(TCMSG_LEN..)?) {
         match kind {
             TCA_KIND => filter.kind = text(value),
+            TCA_CHAIN => filter.chain = number(value, 0),
             TCA_OPTIONS => {
                 if let Some((_, name)) = attributes(value).find(|(kind, _)| *kind == TCA_BPF_NAME) {
                     filter.name = text(name);

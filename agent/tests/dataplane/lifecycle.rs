@@ -231,3 +231,44 @@ fn filters_of_a_dead_agent_are_removed_and_those_of_others_are_not() {
     let (a, b) = (pair.a.udp(&address(A4, 0).to_string()), pair.b.udp(&address(B4, 0).to_string()));
     assert!(one_way(&a, &b, 10, Duration::ZERO).iter().all(Option::is_some));
 }
+
+#[test]
+fn ours_comes_before_filters_with_a_low_number_or_is_refused() {
+    needs_root!();
+    let pair = Pair::new();
+    let va = pair.a.ifindex("va");
+    let tc = |words: &str| {
+        let done = pair.a.run(&format!("tc {words}"));
+        assert!(done.status.success(), "tc {words}: {}", String::from_utf8_lossy(&done.stderr));
+        String::from_utf8_lossy(&done.stdout).into_owned()
+    };
+    let theirs = |priority: u16| {
+        format!(
+            "filter add dev va egress protocol ip pref {priority} u32 match u32 0 0 action mirred egress mirror dev lo"
+        )
+    };
+    // Theirs ends the search: what comes after it sees nothing.
+    tc("qdisc add dev va clsact");
+    tc(&theirs(3));
+    let mut plane = DataPlane::open_with(pair.a.fd(), AttachMode::Clsact).unwrap();
+    plane.attach(va, "va", Direction::Egress).unwrap();
+    let rule = plane.add_rule(drop_share(1.0)).unwrap();
+    let (a, b) = (pair.a.udp(&address(A4, 0).to_string()), pair.b.udp(&address(B4, 0).to_string()));
+    b.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    one_way(&a, &b, 5, Duration::ZERO);
+    assert!(plane.counters(rule).unwrap().dropped >= 5, "{}", tc("filter show dev va egress"));
+    drop(plane);
+    let shown = tc("filter show dev va egress");
+    assert!(shown.contains("pref 3 u32") && !shown.contains("fdrill_"), "{shown}");
+
+    tc("filter del dev va egress pref 3");
+    tc(&theirs(1));
+    let mut plane = DataPlane::open_with(pair.a.fd(), AttachMode::Clsact).unwrap();
+    let refused = plane.attach(va, "va", Direction::Egress).unwrap_err();
+    let why = format!("{refused}: {}", std::error::Error::source(&refused).unwrap());
+    assert!(why.contains("u32") && why.contains("pref 2"), "{why}");
+    plane.attach(va, "va", Direction::Ingress).unwrap();
+    drop(plane);
+    assert!(tc("filter show dev va egress").contains("pref 1 u32"));
+    assert!(!tc("filter show dev va ingress").contains("fdrill_"));
+}

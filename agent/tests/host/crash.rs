@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use firedrill_agent::agent::{Agent, StartError};
+use firedrill_agent::dataplane::AttachMode;
 use firedrill_agent::host::{cgroup, process, wait_until};
 use firedrill_agent::journal::Directories;
 use firedrill_agent::recover;
@@ -32,10 +33,17 @@ pub struct Doomed {
 
 impl Doomed {
     pub fn start(directories: &Directories, stage: Plan, faults: Vec<(TargetPlan, Fault)>) -> Self {
-        let orders = Orders { run: directories.run.clone(), state: directories.state.clone(), stage, faults };
+        Self::with(&Self::orders(directories, stage, faults))
+    }
+
+    fn orders(directories: &Directories, stage: Plan, faults: Vec<(TargetPlan, Fault)>) -> Orders {
+        Orders { run: directories.run.clone(), state: directories.state.clone(), stage, faults, clsact: false }
+    }
+
+    fn with(orders: &Orders) -> Self {
         let child = Command::new(std::env::current_exe().expect("this binary"))
             .arg("agent")
-            .arg(serde_json::to_string(&orders).expect("orders"))
+            .arg(serde_json::to_string(orders).expect("orders"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -61,6 +69,20 @@ impl Doomed {
         doomed
     }
 
+    /// As [`Doomed::armed`], attached in a given way.
+    pub fn attached(directories: &Directories, faults: Vec<(TargetPlan, Fault)>, mode: AttachMode) -> Self {
+        let orders = Self::orders(directories, Plan::default(), faults);
+        let mut doomed = Self::with(&Orders { clsact: mode == AttachMode::Clsact, ..orders });
+        doomed.wait();
+        doomed
+    }
+
+    /// Lets it end by itself, and revert.
+    pub fn farewell(mut self) {
+        drop(self.child.stdin.take());
+        assert!(self.child.wait().expect("its parent").success());
+    }
+
     /// Waits until all is in force.
     fn wait(&mut self) {
         let mut line = String::new();
@@ -69,7 +91,7 @@ impl Doomed {
         assert_eq!(line.trim(), ARMED);
     }
 
-    fn kill(&mut self) -> Instant {
+    pub fn kill(&mut self) -> Instant {
         let at = Instant::now();
         self.child.kill().expect("killed");
         self.child.wait().expect("reaped");

@@ -4,6 +4,7 @@
 //! killed, and a server that answers.
 
 mod changes;
+mod coexistence;
 mod crash;
 mod faults;
 mod guardians;
@@ -15,6 +16,7 @@ mod parts;
 mod protection;
 mod snapshots;
 mod stages;
+mod strangers;
 mod support;
 mod targets;
 
@@ -49,6 +51,10 @@ fn main() -> ExitCode {
             a_kernel_parameter_gets_its_old_value_back,
             a_kernel_parameter_that_somebody_else_has_changed_since_is_left_so,
             a_fault_that_is_not_renewed_ends_by_itself;
+        coexistence: what_others_have_on_a_router_is_as_before_and_their_traffic_is_undisturbed,
+            a_hook_that_must_be_added_costs_others_no_more_than_a_moment,
+            programs_of_others_at_a_group_are_as_before,
+            what_others_attach_while_a_fault_is_in_force_stays_when_it_ends;
         crash: the_host_is_clean_within_a_second_after_the_agent_is_killed,
             the_host_is_clean_whenever_the_agent_is_killed,
             what_an_agent_and_its_guardian_leave_when_both_are_killed_is_undone_by_the_next_agent,
@@ -131,8 +137,17 @@ fn main() -> ExitCode {
     };
     // In a guest every program is one busybox, so kills and targets, which tell programs apart, have no meaning there;
     // what differs between kernels is how faults are attached, and how they end.
-    const IN_GUESTS: [&str; 8] =
-        ["changes::", "crash::", "faults::", "guardians::", "halts::", "hangs::", "leases::", "snapshots::"];
+    const IN_GUESTS: [&str; 9] = [
+        "changes::",
+        "coexistence::",
+        "crash::",
+        "faults::",
+        "guardians::",
+        "halts::",
+        "hangs::",
+        "leases::",
+        "snapshots::",
+    ];
     let wanted = |name: &str| !support::in_guest() || IN_GUESTS.iter().any(|group| name.starts_with(group));
     let mut arguments = Arguments::from_args();
     // They measure time, and compare the state of one kernel before and after.

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use firedrill_agent::agent::{Agent, Options};
+use firedrill_agent::dataplane::AttachMode;
 use firedrill_agent::journal::Directories;
 use firedrill_model::change::Plan;
 use firedrill_model::fault::Fault;
@@ -20,6 +21,9 @@ pub struct Orders {
     pub state: std::path::PathBuf,
     pub stage: Plan,
     pub faults: Vec<(TargetPlan, Fault)>,
+    /// Programs are attached as on kernels before 6.6.
+    #[serde(default)]
+    pub clsact: bool,
 }
 
 /// What an agent says when all of its orders are in force.
@@ -52,7 +56,9 @@ pub fn play() -> Option<ExitCode> {
 fn agent(orders: &str) -> ExitCode {
     let orders: Orders = serde_json::from_str(orders).expect("orders");
     let directories = Directories { run: orders.run, state: orders.state };
-    let agent = Agent::start(options(&directories, "a run that is killed")).expect("an agent");
+    let attach = orders.clsact.then_some(AttachMode::Clsact);
+    let options = Options { attach, ..options(&directories, "a run that is killed") };
+    let agent = Agent::start(options).expect("an agent");
     agent.apply(&orders.stage, Duration::from_secs(60)).expect("a stage");
     for (target, fault) in &orders.faults {
         let target = agent.resolve(target).expect("a target");
