@@ -205,7 +205,8 @@ pub enum Victim {
 /// A packet rule: which packets, and what happens to them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Rule {
-    /// Only packets of this interface; `None` for every attached one.
+    /// Only packets of this interface. `None`: of every one, those that come later included; without `sockets`, the
+    /// loopback interface is left out.
     pub interface: Option<Interface>,
     /// Only packets of these sockets; must have been marked by an earlier [`Change::Tag`].
     pub sockets: Option<SocketOwner>,
@@ -359,8 +360,10 @@ impl fmt::Display for Change {
                 for (i, way) in rule.ways.iter().enumerate() {
                     write!(f, "{} {way}", if i == 0 { "," } else { " and" })?;
                 }
-                if let Some(interface) = &rule.interface {
-                    write!(f, " on {}", interface.name)?;
+                match (&rule.interface, &rule.sockets) {
+                    (Some(interface), _) => write!(f, " on {}", interface.name)?,
+                    (None, None) => f.write_str(" on every interface but lo")?,
+                    (None, Some(_)) => {}
                 }
                 if let Some(sockets) = &rule.sockets {
                     write!(f, " of {sockets}")?;

@@ -40,6 +40,25 @@ pub struct PacketCount {
     pub bytes: u64,
     /// Delay from the packet's arrival to its re-injection, as measured, for the packets that came out.
     pub applied: DelayHistogram,
+    /// What the rule was for and is no longer there: it was in force no longer than that.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lost: Vec<Lost>,
+}
+
+/// An interface, control group or process that a rule was for, and that went before the fault did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lost {
+    /// It, in words.
+    pub what: String,
+    /// Whether another of its name has taken its place, upon which the fault does not act.
+    pub replaced: bool,
+}
+
+impl fmt::Display for Lost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let how = if self.replaced { "was replaced by another, which was left alone" } else { "was gone" };
+        write!(f, "{} {how}", self.what)
+    }
 }
 
 /// Log-scaled histogram of delays.

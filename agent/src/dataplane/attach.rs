@@ -6,6 +6,7 @@ use aya::{
     Ebpf,
     programs::{LinkOrder, SchedClassifier, TcAttachType, links::FdLink, tc::TcAttachOptions},
 };
+use nix::net::if_::if_indextoname;
 
 use super::{clsact, error::DataPlaneError};
 use crate::crash_point;
@@ -64,8 +65,25 @@ pub enum Attachment {
 /// A program at a hook.
 #[derive(Debug)]
 pub(super) enum Hooked {
-    Tcx(FdLink),
+    Tcx(FdLink, u32),
     Clsact,
+    /// The interface is gone, and the program with it.
+    Lost,
+}
+
+/// Whether a program is where it was attached. To be called in the interface's namespace. In doubt, it is.
+pub(super) fn is_attached(hooked: &Hooked, ifindex: u32, direction: Direction) -> bool {
+    match hooked {
+        Hooked::Tcx(_, program) => {
+            // By its index: it may have been renamed.
+            let Ok(name) = if_indextoname(ifindex) else { return false };
+            let there = SchedClassifier::query_tcx(&name.to_string_lossy(), direction.attach_type());
+            there.map_or(true, |(_, programs)| programs.iter().any(|p| p.id() == *program))
+        }
+        Hooked::Clsact => clsact::filters(ifindex, direction)
+            .map_or(if_indextoname(ifindex).is_ok(), |filters| filters.iter().any(clsact::is_ours)),
+        Hooked::Lost => false,
+    }
 }
 
 /// Attaches a program first in the chain. To be called in the interface's namespace.
@@ -90,8 +108,9 @@ pub(super) fn attach(
             });
             let link = id.and_then(|id| program.take_link(id)).map_err(|error| failed(super::chain(&error)))?;
             let link = FdLink::try_from(link).map_err(|error| failed(super::chain(&error)))?;
-            let link_id = link.info().map_err(|error| failed(super::chain(&error)))?.id();
-            Ok((Hooked::Tcx(link), Attachment::Tcx { link_id }))
+            let info = link.info().map_err(|error| failed(super::chain(&error)))?;
+            let (link_id, program_id) = (info.id(), info.program_id());
+            Ok((Hooked::Tcx(link, program_id), Attachment::Tcx { link_id }))
         }
         AttachMode::Clsact => {
             let traffic_control = |what| move |source| DataPlaneError::TrafficControl { what, ifindex, source };
@@ -125,7 +144,8 @@ pub(super) fn detach(
     own_qdisc: bool,
 ) -> Result<(), DataPlaneError> {
     match hooked {
-        Hooked::Tcx(link) => {
+        Hooked::Lost => {}
+        Hooked::Tcx(link, _) => {
             crash_point::around("tcx.detach", || drop(link));
         }
         Hooked::Clsact => {

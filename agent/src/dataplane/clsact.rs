@@ -192,6 +192,11 @@ fn delete_filter(ifindex: u32, direction: Direction, filter: &Filter) -> io::Res
     )
 }
 
+/// Whether a filter is one of ours.
+pub fn is_ours(filter: &Filter) -> bool {
+    filter.kind == "bpf" && filter.name.starts_with(PROGRAM_PREFIX)
+}
+
 /// Removes our filters at one hook; those that are gone already are no error. Gives how many were removed.
 ///
 /// # Errors
@@ -200,7 +205,7 @@ pub fn remove_ours(ifindex: u32, direction: Direction) -> io::Result<usize> {
     let mut removed = 0;
     let mut result = Ok(());
     for filter in filters(ifindex, direction)? {
-        if filter.kind != "bpf" || !filter.name.starts_with(PROGRAM_PREFIX) {
+        if !is_ours(&filter) {
             continue;
         }
         match delete_filter(ifindex, direction, &filter) {

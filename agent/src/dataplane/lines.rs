@@ -66,7 +66,11 @@ impl DataPlane {
         if let Some(hook) = self.hooks.get_mut(&(ifindex, direction)) {
             hook.line = Some(ActiveLine { slot, tap_ifindex, line, reinject });
         }
-        self.publish(ifindex)?;
+        if let Err(error) = self.publish(ifindex) {
+            // Nothing is left half done; the first error is the one that tells.
+            let _ = self.delay_line_stop(ifindex, direction);
+            return Err(error);
+        }
         Ok(info)
     }
 

@@ -47,7 +47,7 @@ mod spares;
 mod tags;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt, io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
@@ -260,7 +260,8 @@ impl DataPlane {
             let reason = "it is attached already".into();
             return Err(DataPlaneError::Attach { name: ifname.into(), direction, reason });
         }
-        if self.hooks.len() as u32 >= MAX_INTERFACES {
+        let indexes: BTreeSet<u32> = self.hooks.keys().map(|(index, _)| *index).collect();
+        if indexes.len() as u32 >= MAX_INTERFACES && !indexes.contains(&ifindex) {
             return Err(DataPlaneError::Exhausted { what: "interfaces", limit: MAX_INTERFACES });
         }
         let program = match direction {
@@ -276,8 +277,36 @@ impl DataPlane {
             self.own_qdiscs.push(ifindex);
         }
         self.hooks.insert((ifindex, direction), ActiveHook { name: ifname.into(), hooked, line: None });
-        self.publish(ifindex)?;
+        if let Err(error) = self.publish(ifindex) {
+            // Nothing is left half done; the first error is the one that tells.
+            let _ = self.detach(ifindex, direction);
+            return Err(error);
+        }
         Ok(attachment)
+    }
+
+    /// Lets go of hooks whose program the kernel has detached, because the interface was removed: another one may have
+    /// its name and even its index by now. Gives them.
+    ///
+    /// # Errors
+    /// The namespace cannot be entered.
+    pub fn forget_lost(&mut self) -> Result<Vec<(u32, Direction)>, DataPlaneError> {
+        let hooks = &self.hooks;
+        let lost: Vec<(u32, Direction)> = in_netns(&self.netns, || {
+            let lost = hooks.iter().filter(|((index, way), hook)| !attach::is_attached(&hook.hooked, *index, *way));
+            Ok(lost.map(|(key, _)| *key).collect())
+        })?;
+        for (ifindex, direction) in &lost {
+            if let Some(hook) = self.hooks.get_mut(&(*ifindex, *direction)) {
+                // What has its index now is not ours to detach from.
+                hook.hooked = Hooked::Lost;
+            }
+            self.own_qdiscs.retain(|own| own != ifindex);
+            if let Err(error) = self.detach(*ifindex, *direction) {
+                tracing::warn!(%error, ifindex, "after its interface was removed");
+            }
+        }
+        Ok(lost)
     }
 
     /// Detaches from a hook, after stopping its line. Nothing attached there, or the interface gone, is no error.
@@ -346,7 +375,7 @@ impl DataPlane {
         for hook in self.hooks.values() {
             let reinject = hook.line.as_ref().map(|line| &line.reinject);
             for hooked in [Some(&hook.hooked), reinject].into_iter().flatten() {
-                if let Hooked::Tcx(link) = hooked {
+                if let Hooked::Tcx(link, _) = hooked {
                     ids.extend(link.info().ok().map(|info| info.id()));
                 }
             }

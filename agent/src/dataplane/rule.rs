@@ -116,6 +116,8 @@ pub enum Loss {
 pub struct RuleSpec {
     /// Only this interface; `None`: every interface that is attached, now or later.
     pub ifindex: Option<u32>,
+    /// With neither interface nor tag: not for the loopback interface. One data plane holds only one of the two kinds.
+    pub not_loopback: bool,
     /// On what leaves.
     pub egress: bool,
     /// On what arrives.
@@ -145,6 +147,7 @@ impl RuleSpec {
     pub fn egress(action: Action, expires_ns: u64) -> Self {
         Self {
             ifindex: None,
+            not_loopback: false,
             egress: true,
             ingress: false,
             protocol: Protocol::Any,

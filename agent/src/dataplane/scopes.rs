@@ -15,8 +15,13 @@ pub(super) struct Scopes {
     interfaces: BTreeMap<u32, u32>,
     /// Scopes of sockets that have rules, by direction.
     sockets: [BTreeSet<u32>; 2],
+    /// Of rules for every interface but the loopback. A hook asks one scope of its namespace.
+    outer: Option<u32>,
     next: u32,
 }
+
+/// The index of the loopback interface in every namespace (`LOOPBACK_IFINDEX`).
+const LOOPBACK: u32 = 1;
 
 impl Default for Scopes {
     fn default() -> Self {
@@ -25,6 +30,7 @@ impl Default for Scopes {
             taken: BTreeMap::new(),
             interfaces: BTreeMap::new(),
             sockets: [BTreeSet::new(), BTreeSet::new()],
+            outer: None,
             next: NAMESPACE_SCOPE + 1,
         }
     }
@@ -49,6 +55,13 @@ impl Scopes {
                     scope
                 }
             },
+            (None, None) if spec.not_loopback => match self.outer {
+                Some(scope) => scope,
+                None => {
+                    let scope = self.fresh();
+                    *self.outer.insert(scope)
+                }
+            },
             (None, None) => NAMESPACE_SCOPE,
         }
     }
@@ -56,6 +69,11 @@ impl Scopes {
     /// Takes a place for a rule, which is not asked yet. `None` when its scope is full.
     pub(super) fn take(&mut self, spec: &RuleSpec) -> Option<u32> {
         let scope = self.of(spec);
+        let other = if spec.not_loopback { Some(NAMESPACE_SCOPE) } else { self.outer };
+        if (scope == NAMESPACE_SCOPE || Some(scope) == self.outer) && other.is_some_and(|o| self.taken.contains_key(&o))
+        {
+            return None;
+        }
         let taken = self.taken.entry(scope).or_default();
         let bit = (!*taken).trailing_zeros();
         if bit >= RULES_PER_SCOPE {
@@ -114,7 +132,10 @@ impl Scopes {
             if lists.is_some_and(|lists| lists != Lists::default()) { scope } else { 0 }
         };
         Hook {
-            namespace: with_rules(NAMESPACE_SCOPE),
+            namespace: match self.outer.map_or(0, with_rules) {
+                outer if outer != 0 && ifindex != LOOPBACK => outer,
+                _ => with_rules(NAMESPACE_SCOPE),
+            },
             own: self.interfaces.get(&ifindex).map_or(0, |own| with_rules(*own)),
             sockets: u32::from(!self.sockets[direction as usize].is_empty()),
             ..Hook::default()
@@ -163,6 +184,20 @@ mod tests {
         assert_eq!(scopes.hook(8, Direction::Egress), Hook::default());
         assert_eq!(scopes.list(rule, &spec, false), (scope, Scope::default()));
         assert_eq!(scopes.hook(7, Direction::Egress), Hook::default());
+    }
+
+    #[test]
+    fn a_rule_for_every_interface_but_the_loopback_is_not_asked_there() {
+        let mut scopes = Scopes::default();
+        let spec = RuleSpec { not_loopback: true, ..drop_all() };
+        let rule = scopes.take(&spec).unwrap();
+        let (scope, _) = scopes.list(rule, &spec, true);
+        assert_eq!(scopes.hook(7, Direction::Egress).namespace, scope);
+        assert_eq!(scopes.hook(LOOPBACK, Direction::Egress), Hook::default());
+        assert_eq!(scopes.take(&drop_all()), None, "a hook can ask only one of the two");
+        scopes.list(rule, &spec, false);
+        scopes.give_back(rule);
+        assert!(scopes.take(&drop_all()).is_some());
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! Control groups of the v2 hierarchy, wherever it is mounted.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
 use firedrill_model::facts::{CgroupRef, ProcessRef};
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::Mode;
 
 use super::process;
 use crate::crash_point;
@@ -76,9 +78,12 @@ pub fn of_process(pid: i32) -> Option<String> {
     text.lines().find_map(|l| l.strip_prefix("0::")).map(str::to_owned)
 }
 
-/// All processes of a group and of the groups below it.
+/// All processes of a group and of the groups below it; none when it is gone, whatever has its path now.
 pub fn processes(cgroup: &CgroupRef) -> Vec<ProcessRef> {
     let mut found = Vec::new();
+    if !is_same(cgroup) {
+        return found;
+    }
     for directory in tree(Path::new(&cgroup.path)) {
         let pids = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
         let stats = pids.lines().filter_map(|l| l.parse().ok()).filter_map(|pid| process::stat(pid).ok());
@@ -110,9 +115,26 @@ pub fn all() -> Vec<String> {
     tree(&root).into_iter().filter_map(below).filter(|p| !p.is_empty()).collect()
 }
 
+/// A file of this very group: one that has its path by now is not opened.
+fn open(cgroup: &CgroupRef, name: &str, flags: OFlag) -> io::Result<File> {
+    let directory = nix::fcntl::open(Path::new(&cgroup.path), OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
+    let directory = File::from(directory);
+    if directory.metadata()?.ino() != cgroup.id {
+        let why = format!("{} is another group than it was: it was removed and made anew", cgroup.path);
+        return Err(io::Error::new(io::ErrorKind::NotFound, why));
+    }
+    Ok(File::from(openat(&directory, name, flags | OFlag::O_CLOEXEC, Mode::empty())?))
+}
+
+fn read(cgroup: &CgroupRef, name: &str) -> io::Result<String> {
+    let mut text = String::new();
+    open(cgroup, name, OFlag::O_RDONLY)?.read_to_string(&mut text)?;
+    Ok(text)
+}
+
 /// Whether the group is wholly frozen (`frozen 1` in `cgroup.events`), not only asked to be.
 pub fn is_frozen(cgroup: &CgroupRef) -> bool {
-    let events = fs::read_to_string(Path::new(&cgroup.path).join("cgroup.events")).unwrap_or_default();
+    let events = read(cgroup, "cgroup.events").unwrap_or_default();
     events.lines().any(|l| l == "frozen 1")
 }
 
@@ -121,7 +143,7 @@ pub fn is_frozen(cgroup: &CgroupRef) -> bool {
 /// # Errors
 /// There is no such group, or it is the root, which cannot be frozen.
 pub fn freeze_value(cgroup: &CgroupRef) -> io::Result<String> {
-    Ok(fs::read_to_string(Path::new(&cgroup.path).join("cgroup.freeze"))?.trim().to_owned())
+    Ok(read(cgroup, "cgroup.freeze")?.trim().to_owned())
 }
 
 /// Asks for a freeze (`1`) or a thaw (`0`).
@@ -129,5 +151,6 @@ pub fn freeze_value(cgroup: &CgroupRef) -> io::Result<String> {
 /// # Errors
 /// As [`freeze_value`], or no right to write.
 pub fn set_freeze(cgroup: &CgroupRef, value: &str) -> io::Result<()> {
-    crash_point::around("cgroup.freeze", || fs::write(Path::new(&cgroup.path).join("cgroup.freeze"), value))
+    let mut file = open(cgroup, "cgroup.freeze", OFlag::O_WRONLY)?;
+    crash_point::around("cgroup.freeze", || file.write_all(value.as_bytes()))
 }

@@ -28,6 +28,7 @@ pub fn rule(rule: &Rule, tag: Option<Tag>, expires: Instant) -> RuleSpec {
     let Filter { protocol, peers, local_ports, peer_ports } = &rule.filter;
     RuleSpec {
         ifindex: rule.interface.as_ref().map(|i| i.index),
+        not_loopback: rule.interface.is_none() && rule.sockets.is_none(),
         egress: rule.ways.contains(&Way::Egress),
         ingress: rule.ways.contains(&Way::Ingress),
         protocol: match protocol {
@@ -60,6 +61,7 @@ pub fn count(counters: &Counters) -> PacketCount {
         delayed: counters.diverted,
         bypassed: counters.passed + counters.overflowed,
         bytes: counters.bytes,
+        lost: Vec::new(),
         applied: DelayHistogram {
             count: delays.count(),
             sum_ns: ns(delays.mean()).saturating_mul(delays.count()),

@@ -221,7 +221,7 @@ impl Host for LocalHost {
 
     fn measure(&mut self, change: &Change, handle: &mut Handle) -> Option<Measured> {
         match (change, handle) {
-            (Change::Rule { netns, .. }, Handle::Rule(rule)) => self.planes().count(netns, rule).map(Measured::Packets),
+            (_, Handle::Rule(rule)) => self.planes().count(rule).map(Measured::Packets),
             (_, Handle::Kill(watch)) => Some(Measured::Kill(watch.count())),
             (_, Handle::State(watched)) => Some(watched.read_back()),
             _ => None,
@@ -237,8 +237,8 @@ impl Host for LocalHost {
 
     fn release(&mut self, change: &Change, handle: Handle) -> Result<Option<Measured>, ChangeError> {
         match (change, handle) {
-            (Change::Rule { netns, .. }, Handle::Rule(rule)) => {
-                return Ok(self.planes().remove_rule(netns, rule)?.map(Measured::Packets));
+            (_, Handle::Rule(rule)) => {
+                return Ok(self.planes().remove_rule(rule)?.map(Measured::Packets));
             }
             (_, Handle::Kill(mut watch)) => return Ok(Some(Measured::Kill(watch.end()))),
             (Change::Attach { netns, interface, direction }, _) => {
@@ -293,6 +293,9 @@ impl Watched {
     fn look(&mut self) -> (bool, String) {
         match &self.what {
             State::Frozen(cgroup) => {
+                if !cgroup::is_same(cgroup) {
+                    return (false, "the group was removed, or removed and made anew".into());
+                }
                 let frozen = cgroup::is_frozen(cgroup);
                 (frozen, format!("frozen {}", u8::from(frozen)))
             }

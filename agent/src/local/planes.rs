@@ -6,13 +6,13 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, TryLockError, Weak};
 use std::time::Instant;
 
-use firedrill_model::change::{Rule, SocketOwner, Way};
+use firedrill_model::change::{Action, Rule, SocketOwner, Way};
 use firedrill_model::facts::{Interface, NetnsRef};
-use firedrill_model::receipt::PacketCount;
+use firedrill_model::receipt::{Lost, PacketCount};
 
 use super::convert;
 use crate::crash_point;
-use crate::dataplane::{AttachMode, DataPlane, RuleId, Tag, is_own_tap};
+use crate::dataplane::{AttachMode, DataPlane, DataPlaneError, RuleId, Tag, is_own_tap};
 use crate::engine::{ChangeError, Expiry};
 use crate::host::{cgroup, netns, process};
 
@@ -60,6 +60,28 @@ struct Plane {
     /// Hooks that a change asked for, and those that were added for interfaces that came later.
     hooks: Vec<(Interface, Way)>,
     later: Vec<(u32, Way)>,
+    rules: Vec<Held>,
+    /// Interfaces that were removed under their hooks, by index, and when that was noticed.
+    removed: Vec<(u32, Instant)>,
+}
+
+/// A rule in force, and since when.
+struct Held {
+    id: RuleId,
+    rule: Rule,
+    since: Instant,
+}
+
+impl Held {
+    /// Whether it is for interfaces that come later, too.
+    fn is_for_all(&self) -> bool {
+        self.rule.interface.is_none()
+    }
+
+    /// Whether it looks at packets of an interface that came later.
+    fn needs(&self, loopback: bool, way: Way) -> bool {
+        self.is_for_all() && self.rule.ways.contains(&way) && (self.rule.sockets.is_some() || !loopback)
+    }
 }
 
 impl Planes {
@@ -81,6 +103,8 @@ impl Planes {
                     tags: Vec::new(),
                     hooks: Vec::new(),
                     later: Vec::new(),
+                    rules: Vec::new(),
+                    removed: Vec::new(),
                 }))
             }
         }
@@ -106,19 +130,29 @@ impl Planes {
 
     pub fn detach(&mut self, netns: &NetnsRef, interface: &Interface, way: Way) -> Result<(), ChangeError> {
         let Some(plane) = self.planes.get_mut(&netns.inode) else { return Ok(()) };
-        let detached = plane.plane.detach(interface.index, convert::direction(way));
-        plane.hooks.retain(|(i, w)| (i, *w) != (interface, way));
+        // Where the interface was removed, its index may be another's by now.
+        let detached = match plane.hooks.iter().position(|(i, w)| (i, *w) == (interface, way)) {
+            Some(at) => {
+                plane.hooks.remove(at);
+                plane.plane.detach(interface.index, convert::direction(way))
+            }
+            None => Ok(()),
+        };
         self.drop_if_unused(netns.inode);
         detached.map_err(Into::into)
     }
 
     pub fn start_line(&mut self, netns: &NetnsRef, interface: &Interface, way: Way) -> Result<(), ChangeError> {
-        self.get(netns)?.plane.delay_line_start(interface.index, convert::direction(way))?;
-        Ok(())
+        let started = self.get(netns)?.plane.delay_line_start(interface.index, convert::direction(way));
+        self.drop_if_unused(netns.inode);
+        started.map(drop).map_err(Into::into)
     }
 
     pub fn stop_line(&mut self, netns: &NetnsRef, interface: &Interface, way: Way) -> Result<(), ChangeError> {
         let Some(plane) = self.planes.get_mut(&netns.inode) else { return Ok(()) };
+        if !plane.hooks.iter().any(|(i, w)| (i, *w) == (interface, way)) {
+            return Ok(());
+        }
         plane.plane.delay_line_stop(interface.index, convert::direction(way)).map(drop).map_err(Into::into)
     }
 
@@ -141,11 +175,6 @@ impl Planes {
             let (_, tag) = plane.tags.remove(at);
             result = plane.plane.release_tag(tag).map_err(Into::into);
         }
-        if plane.tags.is_empty() {
-            for (index, way) in std::mem::take(&mut plane.later) {
-                result = result.and(plane.plane.detach(index, convert::direction(way)).map_err(Into::into));
-            }
-        }
         self.drop_if_unused(netns.inode);
         result
     }
@@ -162,35 +191,51 @@ impl Planes {
                 }
             },
         };
-        let id = plane.plane.add_rule(convert::rule(rule, tag, expires))?;
-        Ok(RuleHandle { netns: netns.inode, id })
+        let added = plane.plane.add_rule(convert::rule(rule, tag, expires));
+        if let Ok(id) = &added {
+            plane.rules.push(Held { id: *id, rule: rule.clone(), since: Instant::now() });
+        }
+        self.drop_if_unused(netns.inode);
+        Ok(RuleHandle { netns: netns.inode, id: added? })
     }
 
     /// Removes a rule. Its last counts include the packets that its delay line sends on now.
-    pub fn remove_rule(&mut self, netns: &NetnsRef, rule: RuleHandle) -> Result<Option<PacketCount>, ChangeError> {
-        let Some(plane) = self.planes.get_mut(&netns.inode) else { return Ok(None) };
+    pub fn remove_rule(&mut self, rule: RuleHandle) -> Result<Option<PacketCount>, ChangeError> {
+        let Some(plane) = self.planes.get_mut(&rule.netns) else { return Ok(None) };
+        // An interface that went a moment ago is not missed by the receipt.
+        plane.notice_removed();
+        let lost = plane.lost(rule.id);
         let removed = plane.plane.remove_rule(rule.id);
-        self.drop_if_unused(netns.inode);
-        Ok(removed?.map(|last| convert::count(&last)))
+        plane.rules.retain(|held| held.id != rule.id);
+        let detached = plane.detach_unneeded();
+        self.drop_if_unused(rule.netns);
+        let last = removed?.map(|last| PacketCount { lost, ..convert::count(&last) });
+        detached.map(|()| last)
     }
 
     pub fn set_expiry(&mut self, rule: &RuleHandle, expires: Instant) -> Result<(), ChangeError> {
         let Some(plane) = self.planes.get_mut(&rule.netns) else { return Ok(()) };
+        if plane.rules.iter().any(|held| held.id == rule.id && plane.has_lost_interface(held)) {
+            return Ok(());
+        }
         plane.plane.set_expiry(rule.id, convert::kernel_time(expires)).map_err(Into::into)
     }
 
-    pub fn count(&self, netns: &NetnsRef, rule: &RuleHandle) -> Option<PacketCount> {
-        self.planes.get(&netns.inode)?.plane.counters(rule.id).ok().map(|c| convert::count(&c))
+    pub fn count(&self, rule: &RuleHandle) -> Option<PacketCount> {
+        let plane = self.planes.get(&rule.netns)?;
+        let counters = plane.plane.counters(rule.id).ok()?;
+        Some(PacketCount { lost: plane.lost(rule.id), ..convert::count(&counters) })
     }
 
-    /// Marks sockets that were missed, and attaches to interfaces that came later, for targets that are marked by
-    /// their sockets: they may talk through any interface.
+    /// Marks sockets that were missed, notices interfaces that were removed, and attaches to those that came later, for
+    /// rules that are for every interface.
     pub fn look_again(&mut self) {
-        for plane in self.planes.values_mut().filter(|p| !p.tags.is_empty()) {
+        for plane in self.planes.values_mut() {
             for (owner, tag) in plane.tags.clone() {
                 // A process that ends in between is no reason to stop looking at the others.
                 let _ = plane.plane.rescan(tag, &pids(&owner));
             }
+            plane.notice_removed();
             plane.attach_later_interfaces();
         }
     }
@@ -200,8 +245,16 @@ impl Plane {
     /// New sockets first, then those that exist, so that none falls between.
     fn begin_tag(&mut self, owner: &SocketOwner, tag: Tag) -> Result<(), ChangeError> {
         match owner {
-            SocketOwner::Cgroup(group) => self.plane.tag_cgroup(tag, Path::new(&group.path))?,
+            SocketOwner::Cgroup(group) => {
+                if !cgroup::is_same(group) {
+                    return Err(gone(owner));
+                }
+                self.plane.tag_cgroup(tag, Path::new(&group.path))?;
+            }
             SocketOwner::Processes(list) => {
+                if !list.iter().any(process::is_alive) {
+                    return Err(gone(owner));
+                }
                 let root = cgroup::mount_point().ok_or_else(|| {
                     ChangeError::failed("marking sockets")(std::io::Error::other("no cgroup v2 hierarchy is mounted"))
                 })?;
@@ -215,24 +268,102 @@ impl Plane {
         Ok(())
     }
 
-    fn attach_later_interfaces(&mut self) {
-        let ways: Vec<Way> = {
-            let mut ways: Vec<Way> = self.hooks.iter().map(|(_, w)| *w).collect();
-            ways.sort_unstable();
-            ways.dedup();
-            ways
-        };
-        let Ok(interfaces) = netns::interfaces(&self.netns) else { return };
-        for interface in interfaces.iter().filter(|i| i.ethernet && !is_own_tap(&i.name)) {
-            for way in &ways {
-                let known = self.hooks.iter().any(|(i, w)| i.index == interface.index && w == way)
-                    || self.later.contains(&(interface.index, *way));
-                if !known && self.plane.attach(interface.index, &interface.name, convert::direction(*way)).is_ok() {
-                    self.later.push((interface.index, *way));
+    /// Forgets hooks of interfaces that were removed. One that has their name, or even index, now is another.
+    fn notice_removed(&mut self) {
+        // A namespace that cannot be entered for a moment is looked at again.
+        for (index, direction) in self.plane.forget_lost().unwrap_or_default() {
+            let is_it = |i: u32, way: Way| (i, convert::direction(way)) == (index, direction);
+            self.later.retain(|(i, way)| !is_it(*i, *way));
+            self.hooks.retain(|(i, way)| !is_it(i.index, *way));
+            self.removed.push((index, Instant::now()));
+            // Should that index be another's, no rule of the old one must follow.
+            let of_it = self.plane.rules().filter(|(_, spec)| spec.ifindex == Some(index)).map(|(id, _)| id);
+            for id in of_it.collect::<Vec<_>>() {
+                if let Err(error) = self.plane.set_expiry(id, 1) {
+                    tracing::warn!(%error, index, "a rule of an interface that was removed");
                 }
             }
         }
     }
+
+    fn has_lost_interface(&self, held: &Held) -> bool {
+        let Some(interface) = &held.rule.interface else { return false };
+        self.removed.iter().any(|(index, at)| *index == interface.index && *at >= held.since)
+    }
+
+    /// What a rule was for and is no longer there.
+    fn lost(&self, id: RuleId) -> Vec<Lost> {
+        let Some(held) = self.rules.iter().find(|held| held.id == id) else { return Vec::new() };
+        let interface = held.rule.interface.iter().filter(|_| self.has_lost_interface(held)).map(|i| {
+            let there = netns::interfaces(&self.netns).unwrap_or_default();
+            Lost { what: format!("interface {}", i.name), replaced: there.iter().any(|other| other.name == i.name) }
+        });
+        let owner = held.rule.sockets.as_ref().and_then(|owner| {
+            let (gone, replaced) = match owner {
+                SocketOwner::Cgroup(group) => (!cgroup::is_same(group), Path::new(&group.path).exists()),
+                SocketOwner::Processes(list) => (!list.iter().any(process::is_alive), false),
+            };
+            gone.then(|| Lost { what: owner.to_string(), replaced })
+        });
+        interface.chain(owner).collect()
+    }
+
+    /// Whether a rule needs a hook of an interface that came later; and whether it needs a delay line there.
+    fn need(&self, loopback: bool, way: Way) -> Option<bool> {
+        let rules = self.rules.iter().filter(|held| held.needs(loopback, way));
+        rules.map(|held| matches!(held.rule.action, Action::Delay { .. })).reduce(|a, b| a || b)
+    }
+
+    fn attach_later_interfaces(&mut self) {
+        // A clsact filter would outlive us, and no record tells of those that no plan has.
+        if self.plane.mode() == AttachMode::Clsact || !self.rules.iter().any(Held::is_for_all) {
+            return;
+        }
+        let Ok(interfaces) = netns::interfaces(&self.netns) else { return };
+        for interface in interfaces.iter().filter(|i| i.ethernet && !is_own_tap(&i.name)) {
+            for way in [Way::Egress, Way::Ingress] {
+                let key = (interface.index, way);
+                let known = self.later.contains(&key) || self.hooks.iter().any(|(i, w)| (i.index, *w) == key);
+                let Some(delays) = self.need(interface.loopback, way).filter(|_| !known) else { continue };
+                if let Err(error) = self.attach_later(interface, way, delays) {
+                    tracing::warn!(%error, interface = interface.name, "came later, and is left alone");
+                }
+            }
+        }
+    }
+
+    /// Attaches to an interface that came later, with all that its packets need, or not at all.
+    fn attach_later(&mut self, interface: &Interface, way: Way, delays: bool) -> Result<(), DataPlaneError> {
+        let direction = convert::direction(way);
+        self.plane.attach(interface.index, &interface.name, direction)?;
+        if delays && let Err(error) = self.plane.delay_line_start(interface.index, direction) {
+            let _ = self.plane.detach(interface.index, direction);
+            return Err(error);
+        }
+        self.later.push((interface.index, way));
+        Ok(())
+    }
+
+    /// Detaches from interfaces that came later when no rule needs it any more.
+    fn detach_unneeded(&mut self) -> Result<(), ChangeError> {
+        let mut result = Ok(());
+        for (index, way) in std::mem::take(&mut self.later) {
+            if self.need(false, way).is_some() {
+                self.later.push((index, way));
+            } else {
+                result = result.and(self.plane.detach(index, convert::direction(way)).map_err(Into::into));
+            }
+        }
+        result
+    }
+}
+
+fn gone(owner: &SocketOwner) -> ChangeError {
+    let why = "it is gone; its target was resolved a moment ago, so it has just ended or been replaced";
+    ChangeError::failed(format!("marking the sockets of {owner}"))(std::io::Error::new(
+        std::io::ErrorKind::NotFound,
+        why,
+    ))
 }
 
 /// The processes whose sockets are marked, right now.

@@ -112,6 +112,6 @@ impl FaultKind for Latency {
         if sum.bypassed > 0 {
             lines.push(ReceiptLine::new("let through undelayed", 0, sum.bypassed));
         }
-        Reading { effect, says, lines }
+        network::reading(&sum, Reading { effect, says, lines })
     }
 }

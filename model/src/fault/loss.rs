@@ -71,6 +71,6 @@ impl FaultKind for Loss {
         };
         let applied =
             if sum.matched == 0 { "-".to_owned() } else { format!("{share:.1}% ({} of {})", sum.dropped, sum.matched) };
-        Reading { effect, says, lines: vec![ReceiptLine::new("loss", self.percent, applied)] }
+        network::reading(&sum, Reading { effect, says, lines: vec![ReceiptLine::new("loss", self.percent, applied)] })
     }
 }

@@ -160,22 +160,21 @@ pub fn plan(
             }
         }
     }
-    match sockets {
-        Some(owner) => plan.changes.push(Change::Rule {
-            netns: netns.clone(),
-            rule: Rule { interface: None, sockets: Some(owner), ways, filter, spare: Vec::new(), action },
-        }),
-        None => plan.changes.extend(covered.into_iter().map(|interface| Change::Rule {
-            netns: netns.clone(),
-            rule: Rule {
-                interface: Some(interface.clone()),
-                sockets: None,
-                ways: ways.clone(),
-                filter: filter.clone(),
-                spare: spare.clone(),
-                action,
-            },
-        })),
+    let rule = |interface| Change::Rule {
+        netns: netns.clone(),
+        rule: Rule {
+            interface,
+            sockets: sockets.clone(),
+            ways: ways.clone(),
+            filter: filter.clone(),
+            spare: spare.clone(),
+            action,
+        },
+    };
+    match target.kind {
+        TargetKind::Interface => plan.changes.extend(covered.into_iter().cloned().map(Some).map(rule)),
+        // One rule for all, and for those that come later.
+        _ => plan.changes.push(rule(None)),
     }
     Ok(plan)
 }
@@ -212,6 +211,19 @@ pub fn unmeasured(what: &str) -> Reading {
     }
 }
 
+/// What a fault's packets show, and whether it acted as long as it was meant to: upon what took its target's place it
+/// did not, and while its target was gone nothing shows that it could.
+pub fn reading(sum: &PacketCount, reading: Reading) -> Reading {
+    if sum.lost.is_empty() {
+        return reading;
+    }
+    let Reading { effect, says, mut lines } = reading;
+    let lost = sum.lost.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    lines.push(ReceiptLine::new("until", "its end", format!("before it, {lost}")));
+    let whole = effect == Effect::Effective && !sum.lost.iter().any(|lost| lost.replaced);
+    Reading { effect: if whole { effect } else { Effect::None }, says: format!("{says}; then {lost}"), lines }
+}
+
 /// Adds up the packet counters of a fault's rules; `None` when there are none.
 pub fn total(measured: &[Measured]) -> Option<PacketCount> {
     let mut sum = PacketCount::default();
@@ -224,6 +236,7 @@ pub fn total(measured: &[Measured]) -> Option<PacketCount> {
         sum.delayed += count.delayed;
         sum.bypassed += count.bypassed;
         sum.bytes += count.bytes;
+        sum.lost.extend(count.lost.iter().cloned());
         let (into, from) = (&mut sum.applied, &count.applied);
         if from.count > 0 {
             into.min_ns = if into.count == 0 { from.min_ns } else { into.min_ns.min(from.min_ns) };

@@ -73,6 +73,6 @@ impl FaultKind for Partition {
             (matched, dropped) => (Effect::None, format!("only {dropped} of {matched} packets dropped")),
         };
         let applied = format!("{} of {} dropped", sum.dropped, sum.matched);
-        Reading { effect, says, lines: vec![ReceiptLine::new("packets", "all", applied)] }
+        network::reading(&sum, Reading { effect, says, lines: vec![ReceiptLine::new("packets", "all", applied)] })
     }
 }
