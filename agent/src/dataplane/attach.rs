@@ -76,14 +76,21 @@ pub(super) fn is_attached(hooked: &Hooked, ifindex: u32, direction: Direction) -
     match hooked {
         Hooked::Tcx(_, program) => {
             // By its index: it may have been renamed.
-            let Ok(name) = if_indextoname(ifindex) else { return false };
-            let there = SchedClassifier::query_tcx(&name.to_string_lossy(), direction.attach_type());
+            let Some(name) = name_of(ifindex) else { return false };
+            let there = SchedClassifier::query_tcx(&name, direction.attach_type());
             there.map_or(true, |(_, programs)| programs.iter().any(|p| p.id() == *program))
         }
         Hooked::Clsact => clsact::filters(ifindex, direction)
-            .map_or(if_indextoname(ifindex).is_ok(), |filters| filters.iter().any(clsact::is_ours)),
+            .map_or(name_of(ifindex).is_some(), |filters| filters.iter().any(clsact::is_ours)),
         Hooked::Lost => false,
     }
+}
+
+/// The name of the interface with an index; `None` when there is none.
+fn name_of(ifindex: u32) -> Option<String> {
+    // nix gives an empty name where there is none.
+    let name = if_indextoname(ifindex).ok()?.to_string_lossy().into_owned();
+    (!name.is_empty()).then_some(name)
 }
 
 /// Attaches a program first in the chain. To be called in the interface's namespace.

@@ -256,6 +256,26 @@ impl DataPlane {
     /// # Errors
     /// The interface changed or has no Ethernet header, or the kernel refuses.
     pub fn attach(&mut self, ifindex: u32, ifname: &str, direction: Direction) -> Result<Attachment, DataPlaneError> {
+        self.attach_and(ifindex, ifname, direction, |plane| plane.publish(ifindex))
+    }
+
+    /// As [`DataPlane::attach`] and [`DataPlane::delay_line_start`] in one: rules in force act from when both are there.
+    ///
+    /// # Errors
+    /// As those.
+    pub fn attach_with_line(&mut self, ifindex: u32, ifname: &str, direction: Direction) -> Result<(), DataPlaneError> {
+        self.attach_and(ifindex, ifname, direction, |plane| plane.delay_line_start(ifindex, direction).map(drop))
+            .map(drop)
+    }
+
+    /// Attaches, and then does `begin`, which tells the kernel what the hook is for.
+    fn attach_and(
+        &mut self,
+        ifindex: u32,
+        ifname: &str,
+        direction: Direction,
+        begin: impl FnOnce(&mut Self) -> Result<(), DataPlaneError>,
+    ) -> Result<Attachment, DataPlaneError> {
         if self.hooks.contains_key(&(ifindex, direction)) {
             let reason = "it is attached already".into();
             return Err(DataPlaneError::Attach { name: ifname.into(), direction, reason });
@@ -277,7 +297,7 @@ impl DataPlane {
             self.own_qdiscs.push(ifindex);
         }
         self.hooks.insert((ifindex, direction), ActiveHook { name: ifname.into(), hooked, line: None });
-        if let Err(error) = self.publish(ifindex) {
+        if let Err(error) = begin(self) {
             // Nothing is left half done; the first error is the one that tells.
             let _ = self.detach(ifindex, direction);
             return Err(error);

@@ -51,6 +51,12 @@ impl KillWatch {
     /// # Errors
     /// A victim cannot be signalled for lack of the right.
     pub fn begin(victim: &Victim, signal: i32, keep: bool, mercy: Mercy) -> std::io::Result<Self> {
+        if let Victim::Cgroup(group) = victim
+            && !cgroup::is_same(group)
+        {
+            let why = "the group is gone, or was made anew since it was resolved";
+            return Err(std::io::Error::new(std::io::ErrorKind::NotFound, why));
+        }
         let mut victims = members(victim);
         victims.retain(|process| !mercy.spares(process));
         let count = Arc::new(Mutex::new(KillCount::default()));
@@ -108,7 +114,10 @@ fn lock(count: &Mutex<KillCount>) -> std::sync::MutexGuard<'_, KillCount> {
 /// The processes of a victim right now.
 fn members(victim: &Victim) -> Vec<ProcessRef> {
     match victim {
-        Victim::Cgroup(group) => cgroup::processes(group),
+        // What comes back may have made the group anew.
+        Victim::Cgroup(group) => {
+            cgroup::at(std::path::Path::new(&group.path)).map(|now| cgroup::processes(&now)).unwrap_or_default()
+        }
         // A restarted unit may have its group made anew under the same path.
         Victim::Unit { unit, cgroup: planned } => match cgroup::at(std::path::Path::new(&planned.path)) {
             Ok(group) => cgroup::processes(&group),

@@ -335,10 +335,10 @@ impl Plane {
     /// Attaches to an interface that came later, with all that its packets need, or not at all.
     fn attach_later(&mut self, interface: &Interface, way: Way, delays: bool) -> Result<(), DataPlaneError> {
         let direction = convert::direction(way);
-        self.plane.attach(interface.index, &interface.name, direction)?;
-        if delays && let Err(error) = self.plane.delay_line_start(interface.index, direction) {
-            let _ = self.plane.detach(interface.index, direction);
-            return Err(error);
+        if delays {
+            self.plane.attach_with_line(interface.index, &interface.name, direction)?;
+        } else {
+            self.plane.attach(interface.index, &interface.name, direction)?;
         }
         self.later.push((interface.index, way));
         Ok(())

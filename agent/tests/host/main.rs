@@ -19,6 +19,7 @@ mod stages;
 mod strangers;
 mod support;
 mod targets;
+mod vanish;
 
 use std::process::ExitCode;
 
@@ -127,6 +128,17 @@ fn main() -> ExitCode {
             a_group_whose_processes_are_in_several_namespaces_is_refused,
             a_group_without_processes_is_an_error_unless_commands_can_start_it,
             a_process_that_has_ended_but_was_not_reaped_is_not_there;
+        vanish: an_interface_that_replaces_the_target_is_left_alone_and_the_receipt_says_so,
+            one_that_has_even_its_index_is_left_alone_too,
+            an_interface_that_is_removed_takes_its_delay_line_along,
+            an_interface_that_comes_later_is_delayed_as_the_others_of_its_namespace,
+            an_interface_that_comes_later_is_delayed_for_a_group_as_the_others,
+            a_group_that_is_made_anew_is_left_alone_by_a_packet_fault,
+            a_group_that_is_made_anew_is_neither_frozen_nor_thawed,
+            a_target_that_goes_between_plan_and_apply_is_an_error_and_nothing_is_done,
+            a_namespace_that_is_deleted_under_a_fault_does_not_block_its_end,
+            the_rule_too_many_is_an_error_with_the_limit_and_the_others_go_on,
+            a_namespace_with_more_interfaces_than_delay_lines_is_an_error_with_the_limit_and_nothing_is_done;
     };
     let trial = |(name, test): (&str, fn())| {
         Trial::test(name, move || {
