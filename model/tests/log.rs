@@ -8,7 +8,7 @@ use firedrill_model::facts::{
 use firedrill_model::log::{LogError, Run};
 use firedrill_model::lower::{Choices, Library};
 use firedrill_model::protect::Thing;
-use firedrill_model::receipt::{DelayHistogram, Effect, KillCount, Measured, PacketCount, Receipt, ReceiptLine};
+use firedrill_model::receipt::{DelayHistogram, Effect, KillCount, Lost, Measured, PacketCount, Receipt, ReceiptLine};
 use firedrill_model::run::RunPlan;
 use firedrill_model::units::Span;
 use firedrill_model::verdict::{
@@ -121,7 +121,8 @@ fn judgement() -> Judgement {
 /// A whole run with every sort of event in it, in the order of their times.
 fn records() -> Vec<Record> {
     let applied = DelayHistogram { count: 2, sum_ns: 3, min_ns: 1, max_ns: 2, buckets: vec![(1, 1), (2, 1)] };
-    let packets = PacketCount { matched: u64::MAX, dropped: 1, delayed: 2, bypassed: 3, bytes: 4, applied };
+    let lost = vec![Lost { what: "interface eth0".into(), replaced: true }];
+    let packets = PacketCount { matched: u64::MAX, dropped: 1, delayed: 2, bypassed: 3, bytes: 4, applied, lost };
     let kill = KillCount { signalled: 2, gone: 2, slowest_end: Some(Span::from_millis(3)), downtime: None, again: 1 };
     let freeze = Change::Freeze { cgroup: CgroupRef { path: "/sys/fs/cgroup/a".into(), id: 5 } };
     let killed = Change::Kill {

@@ -7,7 +7,7 @@ use super::{Fault, TABLE};
 use crate::change::{Action, Change, Plan, SocketOwner, Way};
 use crate::facts::{FactsSnapshot, TargetKind};
 use crate::lower::{Choices, Library, Lowered};
-use crate::receipt::{DelayHistogram, Effect, KillCount, Measured, PacketCount};
+use crate::receipt::{DelayHistogram, Effect, KillCount, Lost, Measured, PacketCount};
 use crate::units::Span;
 
 fn folder() -> PathBuf {
@@ -263,6 +263,7 @@ fn a_fault_that_was_measured_at_work_is_effective() {
             bypassed: 0,
             bytes: 90_000,
             applied,
+            lost: Vec::new(),
         }),
         Measured::Kill(KillCount { signalled: 2, gone: 2, ..KillCount::default() }),
         Measured::State { in_force: true, seen: "as asked".into(), held: Span::from_secs(5) },
@@ -280,6 +281,29 @@ fn one_state_that_did_not_hold_spoils_the_receipt() {
     let state = |in_force| Measured::State { in_force, seen: format!("{in_force}"), held: Span::from_secs(5) };
     for fault in all().into_iter().filter(|f| f.receipt("x", vec![state(true)]).effect == Effect::Effective) {
         assert_eq!(fault.receipt("x", vec![state(true), state(false)]).effect, Effect::None, "{}", fault.name());
+    }
+}
+
+#[test]
+fn a_target_that_went_is_told_and_one_that_was_replaced_spoils_the_receipt() {
+    let faults = [r#"{"partition":{}}"#, r#"{"loss":{"percent":"100%"}}"#];
+    let read = |fault: &str, replaced| {
+        let fault: Fault = serde_json::from_str(fault).expect("a fault");
+        let lost = vec![Lost { what: "interface eth0".into(), replaced }];
+        let count = PacketCount { matched: 9, dropped: 9, lost, ..PacketCount::default() };
+        fault.receipt("x", vec![Measured::Packets(count)])
+    };
+    for fault in faults {
+        let (gone, replaced) = (read(fault, false), read(fault, true));
+        assert_eq!(
+            (gone.effect, replaced.effect),
+            (Effect::Effective, Effect::None),
+            "{} {}",
+            gone.says,
+            replaced.says
+        );
+        assert!(gone.says.contains("then interface eth0 was gone"), "{}", gone.says);
+        assert!(replaced.says.contains("another, which was left alone"), "{}", replaced.says);
     }
 }
 
