@@ -12,6 +12,7 @@ mod halts;
 mod hangs;
 mod kills;
 mod leases;
+mod own_network;
 mod parts;
 mod protection;
 mod snapshots;
@@ -103,6 +104,10 @@ fn main() -> ExitCode {
             a_journal_that_outlives_its_run_in_a_process_is_in_the_diff,
             traffic_makes_no_difference,
             a_snapshot_is_quick;
+        own_network: a_partition_of_the_hosts_interface_leaves_ssh_alive_both_ways_and_cuts_the_rest,
+            a_partition_of_the_hosts_whole_network_leaves_ssh_alive_both_ways_and_cuts_the_rest,
+            a_partition_of_the_hosts_loopback_leaves_ssh_alive_and_cuts_the_rest,
+            a_delay_on_the_hosts_network_does_not_slow_ssh_and_a_port_that_is_allowed_is_not_spared;
         protection: what_keeps_a_host_in_order_is_refused_alone_and_in_groups_and_allowed_by_its_name,
             what_was_allowed_is_noted_in_the_plan,
             nothing_lifts_the_protection_of_firedrill_itself,
@@ -149,7 +154,7 @@ fn main() -> ExitCode {
     };
     // In a guest every program is one busybox, so kills and targets, which tell programs apart, have no meaning there;
     // what differs between kernels is how faults are attached, and how they end.
-    const IN_GUESTS: [&str; 9] = [
+    const IN_GUESTS: [&str; 10] = [
         "changes::",
         "coexistence::",
         "crash::",
@@ -158,9 +163,15 @@ fn main() -> ExitCode {
         "halts::",
         "hangs::",
         "leases::",
+        "own_network::",
         "snapshots::",
     ];
-    let wanted = |name: &str| !support::in_guest() || IN_GUESTS.iter().any(|group| name.starts_with(group));
+    // On a machine that others need, its own network is left alone.
+    const ONLY_IN_GUESTS: &str = "own_network::";
+    let wanted = |name: &str| match support::in_guest() {
+        true => IN_GUESTS.iter().any(|group| name.starts_with(group)),
+        false => !name.starts_with(ONLY_IN_GUESTS),
+    };
     let mut arguments = Arguments::from_args();
     // They measure time, and compare the state of one kernel before and after.
     arguments.test_threads.get_or_insert(1);
