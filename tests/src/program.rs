@@ -162,6 +162,12 @@ impl Firedrill {
         self.json(&["run", &own.display().to_string(), "--experiment", experiment, "--quiet"])
     }
 
+    /// How many steps of the only run have come into force so far, by its log.
+    pub fn steps_in_force(&self) -> usize {
+        let log = self.only_run().and_then(|run| Ok(fs::read_to_string(run.join("events.ndjson"))?));
+        log.map_or(0, |log| log.matches("\"step-in-force\"").count())
+    }
+
     /// The only run's folder.
     ///
     /// # Errors

@@ -104,12 +104,8 @@ impl Play {
 
         let mut run = self.firedrill(&program, &["run", &file.display().to_string(), "--quiet"]);
         let mut run = run.spawn().expect("started");
-        let in_force = || {
-            let log = program.only_run().and_then(|run| Ok(fs::read_to_string(run.join("events.ndjson"))?));
-            log.is_ok_and(|log| log.matches("\"step-in-force\"").count() == 4)
-        };
         let begun = Instant::now();
-        while !in_force() {
+        while program.steps_in_force() < 4 {
             assert!(run.try_wait().expect("waited").is_none(), "the run has ended");
             assert!(begun.elapsed() < Duration::from_secs(60), "the faults are not in force");
             std::thread::sleep(Duration::from_millis(10));
