@@ -3,7 +3,7 @@
 //! Scopes are stored in the sockets themselves: they follow a socket through `fork`, descriptor passing and a change of cgroup,
 //! accepted sockets inherit them, and they end with the socket.
 
-use core::{mem::size_of, ptr};
+use core::{ffi::c_void, mem::size_of, ptr};
 
 use aya_ebpf::{
     bindings::{
@@ -13,8 +13,8 @@ use aya_ebpf::{
     helpers::{
         bpf_get_current_pid_tgid,
         generated::{
-            bpf_get_current_ancestor_cgroup_id, bpf_sk_fullsock, bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release,
-            bpf_sk_storage_get,
+            bpf_get_current_ancestor_cgroup_id, bpf_loop, bpf_sk_fullsock, bpf_sk_lookup_tcp, bpf_sk_lookup_udp,
+            bpf_sk_release, bpf_sk_storage_get,
         },
     },
 };
@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// Levels of the cgroup tree that are looked at, the root excluded.
-const MAX_CGROUP_DEPTH: i32 = 24;
+const MAX_CGROUP_DEPTH: u32 = 24;
 
 /// Whether a packet that leaves has a socket of its own that is in no scope: then no rule for sockets is about it.
 #[inline(always)]
@@ -138,16 +138,9 @@ pub fn tag_new(socket: *mut bpf_sock, with_process: bool) -> i32 {
             add(&mut scopes, own);
         }
     }
-    for level in 1..=MAX_CGROUP_DEPTH {
-        // SAFETY: takes a number.
-        let cgroup = unsafe { bpf_get_current_ancestor_cgroup_id(level) };
-        if cgroup == 0 {
-            break;
-        }
-        // SAFETY: as above.
-        if let Some(own) = unsafe { CGROUP_TAGS.get(cgroup) } {
-            add(&mut scopes, own);
-        }
+    // SAFETY: the callback has the signature that the helper wants, and gets the set, which outlives the loop.
+    unsafe {
+        bpf_loop(MAX_CGROUP_DEPTH, add_ancestor as *mut _, (&raw mut scopes).cast(), 0);
     }
     if scopes[0] == 0 {
         return ALLOW;
@@ -162,6 +155,22 @@ pub fn tag_new(socket: *mut bpf_sock, with_process: bool) -> i32 {
         )
     };
     ALLOW
+}
+
+/// Adds the scopes of the cgroup at a level below the root, counted from 0. 1 ends the walk. A function of its own, so that
+/// the kernel verifies it once and not for every level, which took it half a second.
+unsafe extern "C" fn add_ancestor(level: u32, scopes: *mut c_void) -> i64 {
+    // SAFETY: takes a number.
+    let cgroup = unsafe { bpf_get_current_ancestor_cgroup_id(level as i32 + 1) };
+    if cgroup == 0 {
+        return 1;
+    }
+    // SAFETY: read once; a scope that is being removed may still be seen.
+    if let Some(own) = unsafe { CGROUP_TAGS.get(cgroup) } {
+        // SAFETY: the set that the loop was given.
+        add(unsafe { &mut *scopes.cast::<SocketScopes>() }, own);
+    }
+    0
 }
 
 /// Adds scopes to a set that fills from the front; what finds no place is left out, and the agent's scan tells.
