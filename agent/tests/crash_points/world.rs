@@ -11,7 +11,7 @@ use firedrill_model::run::TargetPlan;
 
 use crate::corner::Corner;
 use crate::parts::{self, Orders};
-use crate::support::{Folder, SOON, shelter_of};
+use crate::support::{Folder, SOON, in_guest, shelter_of};
 use crate::units::Units;
 
 /// What a worker made for its agents to act on.
@@ -126,7 +126,9 @@ impl World {
         // What is just going, and other workers' programs, are gone at a later look.
         let begun = Instant::now();
         let mut difference = now();
-        while !difference.is_empty() && begun.elapsed() < SOON {
+        // In a guest the guardian of another worker may be at it for seconds, too.
+        let patience = if in_guest() { 5 * SOON } else { SOON };
+        while !difference.is_empty() && begun.elapsed() < patience {
             std::thread::sleep(Duration::from_millis(20));
             let still = now();
             difference.retain(|d| still.contains(d));

@@ -44,7 +44,7 @@ const MODULES: &[&str] = &[
 const PROGRAMS: &[&str] = &["ip", "tc", "ss", "ping", "nft", "nsenter", "unshare", "sleep"];
 /// Variables that mean the same in a guest, and their values when they are not set here. The budget is in seconds.
 const PASSED_ON: &[(&str, Option<&str>)] = &[
-    ("FIREDRILL_CRASH_BUDGET", Some("100")),
+    ("FIREDRILL_CRASH_BUDGET", Some("120")),
     ("FIREDRILL_CRASH_SEED", None),
     ("FIREDRILL_CRASH_ONLY", None),
     ("FIREDRILL_CRASH_ALL", None),
