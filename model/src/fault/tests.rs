@@ -14,8 +14,8 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../experiments/faults")
 }
 
-/// The example of a fault, lowered.
-fn example(name: &str) -> Lowered {
+/// The examples of a fault, lowered.
+fn examples(name: &str) -> Vec<Lowered> {
     let path = folder().join(format!("{name}.yaml"));
     let text =
         std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{name} needs an example: {}: {e}", path.display()));
@@ -24,18 +24,21 @@ fn example(name: &str) -> Lowered {
     let findings = library.check();
     assert!(findings.is_empty(), "{}", findings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n\n"));
     let experiments = library.experiments(None);
-    assert_eq!(experiments.len(), 1, "{name}.yaml holds one experiment");
-    library
-        .lower(&experiments[0], &Choices { seed: 1, force_seed: false, env: &|_| None })
-        .unwrap_or_else(|e| panic!("{e:?}"))
+    assert!(!experiments.is_empty(), "{name}.yaml holds no experiment");
+    let choices = Choices { seed: 1, force_seed: false, env: &|_| None };
+    experiments.iter().map(|e| library.lower(e, &choices).unwrap_or_else(|e| panic!("{e:?}"))).collect()
 }
 
 /// Every fault of the table, with the parameters that its example gives it and, where it takes them, without any.
 fn all() -> Vec<Fault> {
     let mut faults = Vec::new();
     for (name, _) in TABLE {
-        let of_example: Vec<Fault> =
-            example(name).plan.steps.into_iter().flat_map(|s| s.faults).filter(|f| f.name() == *name).collect();
+        let of_example: Vec<Fault> = examples(name)
+            .into_iter()
+            .flat_map(|e| e.plan.steps)
+            .flat_map(|s| s.faults)
+            .filter(|f| f.name() == *name)
+            .collect();
         assert!(!of_example.is_empty(), "{name}.yaml does not inject {name}");
         faults.extend(of_example);
         faults.extend(serde_json::from_value::<Fault>(serde_json::json!({ *name: {} })).ok());
@@ -62,8 +65,9 @@ fn acts_on_packets(fault: &Fault) -> bool {
 #[test]
 fn every_fault_has_an_example_that_checks_and_lowers() {
     for (name, summary) in TABLE {
-        let lowered = example(name);
-        assert!(!lowered.plan.probes.is_empty(), "{name}.yaml shows no probe, so it would judge nothing");
+        for lowered in examples(name) {
+            assert!(!lowered.plan.probes.is_empty(), "{name}.yaml shows no probe, so it would judge nothing");
+        }
         assert!(!summary.trim().is_empty(), "{name} has no summary");
     }
 }
