@@ -30,7 +30,7 @@ pub enum Measured {
 pub struct PacketCount {
     /// Packets that met every condition.
     pub matched: u64,
-    /// Of those, dropped.
+    /// Of those, dropped by the fault.
     pub dropped: u64,
     /// Of those, sent into the delay line.
     pub delayed: u64,
@@ -38,6 +38,15 @@ pub struct PacketCount {
     pub bypassed: u64,
     /// Bytes of the matched packets, link header included.
     pub bytes: u64,
+    /// Of those, changed by the delay line as the fault has it: duplicated, damaged, put behind others, made to wait.
+    #[serde(default)]
+    pub acted: u64,
+    /// Bytes on the link of the packets that left while others waited for the same rate, and
+    #[serde(default)]
+    pub limited_bytes: u64,
+    /// the time that they took, in nanoseconds: what a rate really was.
+    #[serde(default)]
+    pub limited_ns: u64,
     /// Delay from the packet's arrival to its re-injection, as measured, for the packets that came out.
     pub applied: DelayHistogram,
     /// What the rule was for and is no longer there: it was in force no longer than that.

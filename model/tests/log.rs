@@ -122,7 +122,18 @@ fn judgement() -> Judgement {
 fn records() -> Vec<Record> {
     let applied = DelayHistogram { count: 2, sum_ns: 3, min_ns: 1, max_ns: 2, buckets: vec![(1, 1), (2, 1)] };
     let lost = vec![Lost { what: "interface eth0".into(), replaced: true }];
-    let packets = PacketCount { matched: u64::MAX, dropped: 1, delayed: 2, bypassed: 3, bytes: 4, applied, lost };
+    let packets = PacketCount {
+        matched: u64::MAX,
+        dropped: 1,
+        delayed: 2,
+        bypassed: 3,
+        bytes: 4,
+        acted: 5,
+        limited_bytes: 6,
+        limited_ns: 7,
+        applied,
+        lost,
+    };
     let kill = KillCount { signalled: 2, gone: 2, slowest_end: Some(Span::from_millis(3)), downtime: None, again: 1 };
     let freeze = Change::Freeze { cgroup: CgroupRef { path: "/sys/fs/cgroup/a".into(), id: 5 } };
     let killed = Change::Kill {

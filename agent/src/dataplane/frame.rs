@@ -8,13 +8,10 @@
 
 use firedrill_abi::{MAX_HOLDERS, META_LEN, Meta};
 
-/// Bytes of `struct virtio_net_hdr`, without the number of merged buffers.
-const VNET_LEN: usize = 10;
+use super::wire::{NEEDS_CSUM, VNET_LEN};
+
 const META: usize = META_LEN as usize;
 const ETHERNET_LEN: usize = 14;
-
-/// `VIRTIO_NET_HDR_F_NEEDS_CSUM`.
-const NEEDS_CSUM: u8 = 1;
 
 /// The largest read: a frame of 64 KiB, a GSO burst included, and the headers.
 pub(super) const READ_LEN: usize = VNET_LEN + META + (1 << 16) + 256;

@@ -29,6 +29,7 @@
 //! What a line holds when the process is killed is lost; what exceeds its room of 256 MiB goes on undelayed.
 
 mod attach;
+mod chance;
 mod clsact;
 mod error;
 mod frame;
@@ -45,6 +46,7 @@ mod scopes;
 mod shape;
 mod spares;
 mod tags;
+mod wire;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -65,6 +67,7 @@ pub use self::{
     load::{Support, kernel_support},
     netns::within,
     rule::{Action, Cidr, Loss, MAX_DELAY, Protocol, RuleError, RuleSpec},
+    shape::{Distribution, Shape},
     tags::{Rescan, Tag},
 };
 pub use crate::sys::clock::monotonic_ns;
@@ -104,6 +107,12 @@ pub struct Counters {
     pub overflowed: u64,
     /// Packets that the line could not send on: lost.
     pub lost: u64,
+    /// Packets that the line changed, held up for others or put behind them, as the rule has it.
+    pub acted: u64,
+    /// Bytes on the link of packets that left while others waited for the same rate.
+    pub limited_bytes: u64,
+    /// The time that those took, nanoseconds.
+    pub limited_ns: u64,
     /// How long the packets were held, as measured.
     pub delays: DelayHistogram,
 }

@@ -26,6 +26,10 @@ pub(super) struct Held {
     pub taken_ns: u64,
     /// The rules that hold it.
     pub holders: Vec<Arc<Record>>,
+    /// Whether it need not stay behind others of its flow.
+    pub out_of_order: bool,
+    /// Whether it has to wait for others of the same rate.
+    pub queued: bool,
     /// Its flow.
     pub flow: u32,
     /// To be restored.
@@ -44,6 +48,8 @@ impl Held {
             due_ns: meta.taken_ns,
             taken_ns: meta.taken_ns,
             holders,
+            out_of_order: false,
+            queued: false,
             flow: meta.flow,
             mark: meta.mark,
             priority: meta.priority,
@@ -107,9 +113,11 @@ impl Queue {
         if self.bytes + packet.cost() > self.limit_bytes {
             return Err(packet);
         }
-        let last = &mut self.last_due_ns[packet.flow as usize % FLOW_BUCKETS];
-        packet.due_ns = packet.due_ns.max(*last);
-        *last = packet.due_ns;
+        if !packet.out_of_order {
+            let last = &mut self.last_due_ns[packet.flow as usize % FLOW_BUCKETS];
+            packet.due_ns = packet.due_ns.max(*last);
+            *last = packet.due_ns;
+        }
         packet.sequence = self.next_sequence;
         self.next_sequence += 1;
         self.bytes += packet.cost();
@@ -164,6 +172,9 @@ impl Queue {
         self.rules.clear();
         for packet in &kept {
             self.count_in(packet);
+            if packet.out_of_order {
+                continue;
+            }
             let last = &mut self.last_due_ns[packet.flow as usize % FLOW_BUCKETS];
             *last = packet.due_ns.max(*last);
         }

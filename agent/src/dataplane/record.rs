@@ -8,7 +8,10 @@ use std::{
     },
 };
 
-use super::{histogram::Recorder, shape::Shape};
+use super::{
+    histogram::Recorder,
+    shape::{Shape, Shaper},
+};
 
 /// One rule that holds packets.
 #[derive(Debug)]
@@ -21,9 +24,19 @@ pub(super) struct Record {
     pub overflowed: AtomicU64,
     /// Packets that could not be written back.
     pub lost: AtomicU64,
+    /// Packets that it changed, held up for others or put behind them.
+    pub acted: AtomicU64,
+    /// Packets that found no room in its queue.
+    pub dropped: AtomicU64,
+    /// Bytes on the link of packets that left while others waited, and the time that they took.
+    pub limited_bytes: AtomicU64,
+    /// Nanoseconds.
+    pub limited_ns: AtomicU64,
+    /// When the last of its packets left, nanoseconds.
+    pub last_sent_ns: AtomicU64,
     /// The delays of those that were held.
     pub delays: Recorder,
-    shape: Mutex<Shape>,
+    shaper: Mutex<Shaper>,
 }
 
 impl Record {
@@ -34,14 +47,33 @@ impl Record {
             expires_ns: AtomicU64::new(expires_ns),
             overflowed: AtomicU64::new(0),
             lost: AtomicU64::new(0),
+            acted: AtomicU64::new(0),
+            dropped: AtomicU64::new(0),
+            limited_bytes: AtomicU64::new(0),
+            limited_ns: AtomicU64::new(0),
+            last_sent_ns: AtomicU64::new(0),
             delays: Recorder::new(),
-            shape: Mutex::new(Shape::default()),
+            shaper: Mutex::default(),
         }
     }
 
-    /// What is done with its packets.
-    pub(super) fn shape(&self) -> MutexGuard<'_, Shape> {
-        self.shape.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Decides what is done with its packets.
+    pub(super) fn shaper(&self) -> MutexGuard<'_, Shaper> {
+        self.shaper.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does this with its packets from now on.
+    pub(super) fn set_shape(&self, shape: Shape) {
+        self.shaper().set(shape);
+    }
+
+    /// Counts a packet that left; `queued` if it had to wait for others.
+    pub(super) fn sent(&self, now_ns: u64, bytes: u64, queued: bool) {
+        let before_ns = self.last_sent_ns.swap(now_ns, Relaxed);
+        if queued && before_ns != 0 {
+            self.limited_bytes.fetch_add(bytes, Relaxed);
+            self.limited_ns.fetch_add(now_ns.saturating_sub(before_ns), Relaxed);
+        }
     }
 
     /// Whether it is over.

@@ -11,7 +11,11 @@ use firedrill_abi::{
     Peer, PortRange, Rule,
 };
 
-use super::{Direction, tags::Tag};
+use super::{
+    Direction,
+    shape::{Distribution, Shape},
+    tags::Tag,
+};
 
 /// The longest delay, jitter included. Longer ones are a `partition`.
 pub const MAX_DELAY: Duration = Duration::from_secs(60);
@@ -43,6 +47,9 @@ pub enum RuleError {
     /// Ports for a protocol without.
     #[error("ports need tcp or udp, and this rule is for icmp")]
     PortsOfIcmp,
+    /// A rate of nothing.
+    #[error("a rate of 0 lets nothing pass; use partition to stop traffic")]
+    NoRate,
     /// Every packet and none.
     #[error("every 0th packet is none: n is at least 1")]
     EveryZeroth,
@@ -79,13 +86,16 @@ pub enum Protocol {
 pub enum Action {
     /// Drop it; the sender is not told.
     Drop(Loss),
-    /// Hold it.
-    Delay {
-        /// How long.
-        delay: Duration,
-        /// Uniform, to both sides.
-        jitter: Duration,
-    },
+    /// Send it through the delay line, which does this with it.
+    Hold(Shape),
+}
+
+impl Action {
+    /// Holds packets for a time that is drawn evenly from `delay` plus or minus `jitter`.
+    pub fn delay(delay: Duration, jitter: Duration) -> Self {
+        let distribution = Distribution::Uniform;
+        Self::Hold(Shape::Delay { delay, jitter, distribution, correlation: 0.0, reorder: false })
+    }
 }
 
 /// Which of the packets that match are dropped.
@@ -172,7 +182,7 @@ impl RuleSpec {
 
     /// Whether it sends packets to a delay line.
     pub fn delays(&self) -> bool {
-        matches!(self.action, Action::Delay { .. })
+        matches!(self.action, Action::Hold(_))
     }
 
     /// As the kernel reads it.
@@ -259,16 +269,29 @@ pub fn set_action(rule: &mut Rule, action: Action) -> Result<(), RuleError> {
                 Loss::EveryNth(n) => (rule.model, rule.chain) = (MODEL_EVERY_NTH, [n, 0, 0]),
             }
         }
-        Action::Delay { delay, jitter } => {
-            let longest = delay.saturating_add(jitter);
-            if longest > MAX_DELAY {
-                return Err(RuleError::TooLong(longest));
-            }
+        Action::Hold(shape) => {
             rule.action = ACTION_HOLD;
             rule.threshold = ALWAYS;
+            check(shape)?;
         }
     }
     Ok(())
+}
+
+fn check(shape: Shape) -> Result<(), RuleError> {
+    let is_share = |share: f64| {
+        if (0.0..=1.0).contains(&share) { Ok(()) } else { Err(RuleError::Probability(share.to_string())) }
+    };
+    let fits = |longest: Duration| if longest > MAX_DELAY { Err(RuleError::TooLong(longest)) } else { Ok(()) };
+    match shape {
+        Shape::Delay { delay, jitter, correlation, .. } => {
+            fits(delay.saturating_add(jitter)).and(is_share(correlation))
+        }
+        Shape::Reorder { share, by } => fits(by).and(is_share(share)),
+        Shape::Duplicate { share } | Shape::Corrupt { share, .. } => is_share(share),
+        Shape::Limit { rate: 0, .. } => Err(RuleError::NoRate),
+        Shape::Limit { .. } | Shape::Pass => Ok(()),
+    }
 }
 
 fn threshold(probability: f64) -> Result<u32, RuleError> {
@@ -386,7 +409,7 @@ mod tests {
 
     #[test]
     fn a_delay_longer_than_a_minute_is_refused() {
-        let delay = Action::Delay { delay: Duration::from_secs(59), jitter: Duration::from_secs(2) };
+        let delay = Action::delay(Duration::from_secs(59), Duration::from_secs(2));
         assert_eq!(RuleSpec::egress(delay, 1).encode(), Err(RuleError::TooLong(Duration::from_secs(61))));
     }
 

@@ -28,7 +28,7 @@ impl DataPlane {
             return Err(full("packet rules of one target", RULES_PER_SCOPE));
         };
         let record = Arc::new(Record::new(number, spec.expires_ns));
-        *record.shape() = shape(spec.action);
+        record.set_shape(shape(spec.action));
         self.records.begin(Arc::clone(&record));
         let id = RuleId(self.next_rule);
         self.next_rule += 1;
@@ -54,7 +54,7 @@ impl DataPlane {
         if (encoded.action, encoded.model) != (rule.encoded.action, rule.encoded.model) {
             return Err(RuleError::KindChanged.into());
         }
-        *rule.record.shape() = shape(action);
+        rule.record.set_shape(shape(action));
         self.maps.write_rule(rule.number, encoded)?;
         rule.encoded = encoded;
         rule.spec.action = action;
@@ -87,7 +87,7 @@ impl DataPlane {
         let mut released = Ok(());
         if delays {
             // New packets still go through the line, without delay, so that they stay behind those that it holds.
-            *rule.record.shape() = Shape::default();
+            rule.record.set_shape(Shape::Pass);
             released = self.release(number);
         }
         self.list(id, false)?;
@@ -151,11 +151,14 @@ impl DataPlane {
         Ok(Counters {
             matched: kernel.matched,
             bytes: kernel.bytes,
-            dropped: kernel.dropped,
+            dropped: kernel.dropped + rule.record.dropped.load(Relaxed),
             diverted: kernel.diverted,
             passed: kernel.passed,
             overflowed: rule.record.overflowed.load(Relaxed),
             lost: rule.record.lost.load(Relaxed),
+            acted: rule.record.acted.load(Relaxed),
+            limited_bytes: rule.record.limited_bytes.load(Relaxed),
+            limited_ns: rule.record.limited_ns.load(Relaxed),
             delays: rule.record.delays.snapshot(),
         })
     }
@@ -210,7 +213,7 @@ impl DataPlane {
 /// What the lines do with the packets of a rule.
 fn shape(action: Action) -> Shape {
     match action {
-        Action::Drop(_) => Shape::default(),
-        Action::Delay { delay, jitter } => Shape::delay(delay, jitter),
+        Action::Drop(_) => Shape::Pass,
+        Action::Hold(shape) => shape,
     }
 }

@@ -203,7 +203,7 @@ mod tests {
     #[test]
     fn rules_that_hold_are_listed_apart_and_both_ways_when_asked() {
         let mut scopes = Scopes::default();
-        let action = Action::Delay { delay: Duration::from_millis(1), jitter: Duration::ZERO };
+        let action = Action::delay(Duration::from_millis(1), Duration::ZERO);
         let spec = RuleSpec { ingress: true, ..RuleSpec::egress(action, 1) };
         let rule = scopes.take(&spec).unwrap();
         let (scope, lists) = scopes.list(rule, &spec, true);

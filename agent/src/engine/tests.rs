@@ -245,7 +245,7 @@ fn sysctl(value: &str) -> Change {
 
 /// A rule; `percent` tells one from another.
 fn rule(percent: f64) -> Change {
-    let action = firedrill_model::change::Action::Drop { share: Percent::new(percent).expect("a share") };
+    let action = firedrill_model::change::Action::drop_share(Percent::new(percent).expect("a share"));
     let rule = Rule {
         interface: None,
         sockets: None,

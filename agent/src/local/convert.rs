@@ -2,10 +2,12 @@
 
 use std::time::Instant;
 
-use firedrill_model::change::{Action, Filter, Protocol, Rule, Way};
+use firedrill_model::change::{Action, Checksum, Distribution, Filter, Losses, Per, Protocol, Rule, Way};
 use firedrill_model::receipt::{DelayHistogram, PacketCount};
 
-use crate::dataplane::{self, Counters, Direction, Loss, RuleSpec, Tag};
+use firedrill_model::units::Percent;
+
+use crate::dataplane::{self, Counters, Direction, Loss, RuleSpec, Shape, Tag};
 
 pub fn direction(way: Way) -> Direction {
     match way {
@@ -25,7 +27,7 @@ pub fn kernel_time(at: Instant) -> u64 {
 }
 
 pub fn rule(rule: &Rule, tag: Option<Tag>, expires: Instant) -> RuleSpec {
-    let Filter { protocol, peers, local_ports, peer_ports } = &rule.filter;
+    let Filter { protocol, peers, local_ports, peer_ports, flows } = &rule.filter;
     RuleSpec {
         ifindex: rule.interface.as_ref().map(|i| i.index),
         not_loopback: rule.interface.is_none() && rule.sockets.is_none(),
@@ -41,13 +43,46 @@ pub fn rule(rule: &Rule, tag: Option<Tag>, expires: Instant) -> RuleSpec {
         local_ports: local_ports.iter().map(|p| p.first..=p.last).collect(),
         peer_ports: peer_ports.iter().map(|p| p.first..=p.last).collect(),
         tag,
-        flows: 1.0,
+        flows: flows.map_or(1.0, Percent::fraction),
         spare_ports: rule.spare.clone(),
-        action: match rule.action {
-            Action::Drop { share } => dataplane::Action::Drop(Loss::Independent { probability: share.fraction() }),
-            Action::Delay { delay, jitter } => dataplane::Action::Delay { delay: delay.0, jitter: jitter.0 },
-        },
+        action: action(rule.action),
         expires_ns: kernel_time(expires),
+    }
+}
+
+fn action(action: Action) -> dataplane::Action {
+    use dataplane::Action::{Drop, Hold};
+    match action {
+        Action::Drop(losses) => Drop(match losses {
+            Losses::Share(share) => Loss::Independent { probability: share.fraction() },
+            Losses::Every(n) => Loss::EveryNth(n),
+            Losses::GilbertElliott { worsens, recovers, in_good, in_bad } => Loss::GilbertElliott {
+                worsens: worsens.fraction(),
+                recovers: recovers.fraction(),
+                in_good: in_good.fraction(),
+                in_bad: in_bad.fraction(),
+            },
+        }),
+        Action::Delay { delay, jitter, distribution, correlation, reorder } => Hold(Shape::Delay {
+            delay: delay.0,
+            jitter: jitter.0,
+            distribution: match distribution {
+                Distribution::Uniform => dataplane::Distribution::Uniform,
+                Distribution::Normal => dataplane::Distribution::Normal,
+                Distribution::Pareto => dataplane::Distribution::Pareto,
+                Distribution::ParetoNormal => dataplane::Distribution::ParetoNormal,
+            },
+            correlation: correlation.fraction(),
+            reorder,
+        }),
+        Action::Reorder { share, by } => Hold(Shape::Reorder { share: share.fraction(), by: by.0 }),
+        Action::Duplicate { share } => Hold(Shape::Duplicate { share: share.fraction() }),
+        Action::Corrupt { share, bits, checksum } => {
+            Hold(Shape::Corrupt { share: share.fraction(), bits, fix: checksum == Checksum::Fixed })
+        }
+        Action::Limit { rate, burst, queue, per } => {
+            Hold(Shape::Limit { rate: rate.0, burst: burst.0, queue: queue.0, per_flow: per == Per::Flow })
+        }
     }
 }
 
@@ -61,6 +96,9 @@ pub fn count(counters: &Counters) -> PacketCount {
         delayed: counters.diverted,
         bypassed: counters.passed + counters.overflowed,
         bytes: counters.bytes,
+        acted: counters.acted,
+        limited_bytes: counters.limited_bytes,
+        limited_ns: counters.limited_ns,
         lost: Vec::new(),
         applied: DelayHistogram {
             count: delays.count(),

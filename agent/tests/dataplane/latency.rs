@@ -397,7 +397,7 @@ fn a_ramp_changes_the_delay_of_a_rule_in_force() {
     let rule = plane.add_rule(delay_ms(10, 0)).unwrap();
     for ms in [10, 30, 20] {
         let delay = Duration::from_millis(ms);
-        plane.update_rule(rule, Action::Delay { delay, jitter: Duration::ZERO }).unwrap();
+        plane.update_rule(rule, Action::delay(delay, Duration::ZERO)).unwrap();
         assert_delayed(&one_way(&a, &b, 50, Duration::from_millis(1)), ms as f64, "a step of the ramp");
     }
 }

@@ -264,7 +264,7 @@ fn a_rule_can_be_turned_up_and_down_but_not_into_another_kind() {
     assert_eq!(lost(&a, &b, 100), 0);
     plane.update_rule(rule, Action::Drop(Loss::Independent { probability: 1.0 })).unwrap();
     assert_eq!(lost(&a, &b, 10), 10);
-    let delay = Action::Delay { delay: Duration::from_millis(1), jitter: Duration::ZERO };
+    let delay = Action::delay(Duration::from_millis(1), Duration::ZERO);
     assert!(plane.update_rule(rule, delay).is_err());
     assert_eq!(plane.counters(rule).unwrap().matched, 110);
 }

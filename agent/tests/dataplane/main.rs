@@ -5,6 +5,7 @@ mod child;
 mod latency;
 mod lifecycle;
 mod loss;
+mod shapes;
 mod sockets;
 mod spare;
 mod support;

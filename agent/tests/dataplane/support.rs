@@ -160,7 +160,7 @@ pub fn drop_share(probability: f64) -> RuleSpec {
 }
 
 pub fn delay_ms(delay: u64, jitter: u64) -> RuleSpec {
-    let action = Action::Delay { delay: Duration::from_millis(delay), jitter: Duration::from_millis(jitter) };
+    let action = Action::delay(Duration::from_millis(delay), Duration::from_millis(jitter));
     RuleSpec::egress(action, later())
 }
 

@@ -401,7 +401,13 @@ fn cgroup(path: &str) -> CgroupRef {
 pub fn latency_changes() -> Vec<Change> {
     let netns = NetnsRef { path: "/run/netns/fd-shop-db".into(), inode: 4_026_532_201 };
     let interface = Interface { index: 1, name: "lo".into(), loopback: true, ethernet: true };
-    let action = Action::Delay { delay: Span::from_millis(80), jitter: Span::from_millis(10) };
+    let action = Action::Delay {
+        delay: Span::from_millis(80),
+        jitter: Span::from_millis(10),
+        distribution: Default::default(),
+        correlation: Default::default(),
+        reorder: false,
+    };
     let rule = Rule {
         interface: None,
         sockets: None,

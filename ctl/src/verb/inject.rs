@@ -13,7 +13,7 @@ use firedrill_model::lower;
 use firedrill_model::protect::Thing;
 use firedrill_model::run::{RunPlan, TargetPlan};
 use firedrill_model::target::{ProcessSelector, TargetSpec};
-use firedrill_model::units::{Cidr, Percent, Ports, Span};
+use firedrill_model::units::{Cidr, Percent, Ports, Rate, Size, Span};
 use firedrill_model::verdict::ExitCode;
 use serde_json::{Map, Value};
 
@@ -176,7 +176,10 @@ struct Parameter {
 enum Kind {
     Flag,
     One,
+    Number,
     Many,
+    /// Parameters of its own, written `a=1,b=2`.
+    Group,
 }
 
 /// Parameters of a fault, by its JSON Schema.
@@ -191,8 +194,13 @@ fn parameters(fault: &str) -> Vec<Parameter> {
             Value::Array(several) => several.iter().any(|k| k == kind),
             _ => false,
         };
+        let of = reference(property).unwrap_or_default();
         let kind = if is("boolean") {
             Kind::Flag
+        } else if is("integer") && !is("string") {
+            Kind::Number
+        } else if schema["$defs"][&of]["properties"].is_object() {
+            Kind::Group
         } else if is("array") {
             Kind::Many
         } else {
@@ -203,7 +211,7 @@ fn parameters(fault: &str) -> Vec<Parameter> {
             help: property["description"].as_str().unwrap_or_default().to_owned(),
             required: required.contains(&name.as_str()),
             kind,
-            of: reference(property).unwrap_or_default(),
+            of,
         }
     };
     properties.iter().map(parameter).collect()
@@ -225,6 +233,8 @@ impl Parameter {
         let arg = match self.kind {
             Kind::Flag => return arg.action(ArgAction::SetTrue),
             Kind::One => arg,
+            Kind::Number => return arg.value_name("N").value_parser(clap::value_parser!(u64)),
+            Kind::Group => return arg.value_name("NAME=VALUE,..").value_parser(group),
             Kind::Many => arg.action(ArgAction::Append).value_delimiter(','),
         };
         let arg = arg.value_name(self.of.to_uppercase());
@@ -236,6 +246,8 @@ impl Parameter {
             "Percent" => arg.value_parser(checked::<Percent>),
             "Ports" => arg.value_parser(checked::<Ports>),
             "Cidr" => arg.value_parser(checked::<Cidr>),
+            "Rate" => arg.value_parser(checked::<Rate>),
+            "Size" => arg.value_parser(checked::<Size>),
             _ => arg,
         }
     }
@@ -244,12 +256,23 @@ impl Parameter {
         match self.kind {
             Kind::Flag => matches.get_flag(&self.name).then_some(Value::Bool(true)),
             Kind::One => matches.get_one::<String>(&self.name).cloned().map(Value::String),
+            Kind::Number => matches.get_one::<u64>(&self.name).copied().map(Value::from),
+            Kind::Group => matches.get_one::<Value>(&self.name).cloned(),
             Kind::Many => {
                 let values = matches.get_many::<String>(&self.name)?;
                 Some(Value::Array(values.cloned().map(Value::String).collect()))
             }
         }
     }
+}
+
+/// Reads `a=1,b=2`.
+fn group(text: &str) -> Result<Value, String> {
+    let pair = |part: &str| {
+        let (name, value) = part.split_once('=').ok_or_else(|| format!("`{part}` is not NAME=VALUE"))?;
+        Ok((name.trim().to_owned(), Value::String(value.trim().to_owned())))
+    };
+    text.split(',').map(pair).collect::<Result<Map<_, _>, String>>().map(Value::Object)
 }
 
 /// The command line that repeats it, which every report shows: so without the secrets of the URL to be watched.

@@ -1,54 +1,53 @@
-//! `latency`: packets are held back for `delay ± jitter`, drawn uniformly for each packet; packets of one
-//! flow keep their order. Held by a delay line, which touches no queueing discipline.
+//! `latency`: packets are held back for a delay that is drawn for each of them; packets of one flow keep their order unless
+//! `reorder` is set. Held by a delay line, which touches no queueing discipline.
+//!
+//! The delay is `delay + jitter * d`, not below 0, where d is drawn from the distribution: uniform on [-1, 1]; standard normal;
+//! Pareto of index 3, `(u^(-1/3) - 3/2) * 4/3` for u uniform on (0, 1], as the tables of tc-netem(8) have it; or a quarter of
+//! the normal and three quarters of the Pareto. `correlation` is that of the normal deviates from which d is made, each
+//! `r * last + sqrt(1 - r^2) * new`, so that the distribution stays what it is.
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-
-use super::network::{self, Direction};
+use super::network::{self, packet_fault};
 use super::{FaultKind, PlanError, Reading};
-use crate::change::{Action, Filter, Plan, Protocol};
+use crate::change::{Action, Distribution, Plan};
 use crate::facts::FactsSnapshot;
 use crate::receipt::{Effect, Measured, ReceiptLine};
-use crate::units::{Cidr, Ports, Span};
+use crate::units::{Percent, Span};
 
 /// The longest delay that the delay line takes.
 pub const LONGEST: Span = Span::from_secs(60);
 
-/// Parameters of `latency`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Latency {
-    /// How long packets are held back, at most 60s
-    pub delay: Span,
-    /// Greatest deviation from the delay, either way, uniform
-    #[serde(default)]
-    pub jitter: Span,
+packet_fault! {
+    /// Parameters of `latency`.
+    pub struct Latency {
+        /// How long packets are held back, at most 60s
+        pub delay: Span,
+        /// How far delays are spread: the greatest deviation (uniform), the standard deviation (normal) or the scale (pareto)
+        #[serde(default)]
+        pub jitter: Span,
+        /// How they are spread: uniform (default), normal, pareto or paretonormal
+        #[serde(default)]
+        pub distribution: Distribution,
+        /// How much each delay is like the one before, such as 25%
+        #[serde(default)]
+        pub correlation: Percent,
+        /// Let packets of one flow overtake each other
+        #[serde(default)]
+        pub reorder: bool,
+    }
     /// Which way: egress (default), ingress or both
-    #[serde(default)]
-    pub direction: Direction,
-    /// Only this protocol: tcp, udp or icmp
-    #[serde(default)]
-    pub protocol: Option<Protocol>,
-    /// Only packets to or from these addresses or networks
-    #[serde(default)]
-    pub peers: Vec<Cidr>,
-    /// Only these ports of the target itself
-    #[serde(default)]
-    pub local_ports: Vec<Ports>,
-    /// Only these ports of the other side
-    #[serde(default)]
-    pub peer_ports: Vec<Ports>,
+    direction: "network::egress"
 }
 
 impl Latency {
     /// The shortest that a packet may be held, less a hundredth for the steps of the histogram.
     fn shortest_ns(&self) -> u64 {
-        let shortest = self.delay.as_nanos().saturating_sub(self.jitter.as_nanos());
+        let below = match self.distribution {
+            Distribution::Uniform => self.jitter.as_nanos(),
+            // Four standard deviations, which one packet in thirty thousand exceeds; Pareto's deviations end before.
+            Distribution::Normal | Distribution::Pareto | Distribution::ParetoNormal => 4 * self.jitter.as_nanos(),
+        };
+        let shortest = self.delay.as_nanos().saturating_sub(below);
         shortest - shortest / 100
-    }
-
-    fn filter(&self) -> Filter {
-        network::filter(self.protocol, &self.peers, &self.local_ports, &self.peer_ports)
     }
 }
 
@@ -66,16 +65,43 @@ impl FaultKind for Latency {
         if self.delay.0 + self.jitter.0 > LONGEST.0 {
             return Err(format!("delay plus jitter is more than {LONGEST}, the longest that packets are held"));
         }
+        if self.jitter.0.is_zero() && (self.distribution != Distribution::Uniform || self.correlation.percent() > 0.0) {
+            return Err(
+                "without jitter every delay is the same: give `jitter`, or leave `distribution` and `correlation` out"
+                    .into(),
+            );
+        }
+        if self.jitter.0.is_zero() && self.reorder {
+            return Err("without jitter no packet overtakes another: give `jitter`, or use `reorder` as a fault".into());
+        }
+        if self.correlation.percent() >= 100.0 {
+            return Err("with a correlation of 100% all delays are the first one: give less, or no jitter".into());
+        }
         network::check(&self.filter())
     }
 
     fn describe(&self) -> String {
-        let jitter = if self.jitter.0.is_zero() { String::new() } else { format!(" ± {}", self.jitter) };
+        let mut jitter = if self.jitter.0.is_zero() { String::new() } else { format!(" ± {}", self.jitter) };
+        if self.distribution != Distribution::Uniform {
+            jitter += &format!(" {}", format!("{:?}", self.distribution).to_lowercase());
+        }
+        if self.correlation.percent() > 0.0 {
+            jitter += &format!(", correlated {}", self.correlation);
+        }
+        if self.reorder {
+            jitter += ", in any order";
+        }
         format!("{}{jitter}, {}{}", self.delay, self.direction.describe(), network::describe(&self.filter()))
     }
 
     fn plan(&self, facts: &FactsSnapshot) -> Result<Plan, PlanError> {
-        let action = Action::Delay { delay: self.delay, jitter: self.jitter };
+        let action = Action::Delay {
+            delay: self.delay,
+            jitter: self.jitter,
+            distribution: self.distribution,
+            correlation: self.correlation,
+            reorder: self.reorder,
+        };
         network::plan("latency", facts, self.direction, self.filter(), action)
     }
 

@@ -3,12 +3,16 @@
 //! To add one: write its file, add its line to the table below, and an example to `experiments/faults/`.
 //! The command line, the schema, the plan and the reports know of it from then on.
 
+mod bandwidth;
+mod corrupt;
+mod duplicate;
 mod kill;
 mod latency;
 mod loss;
 mod network;
 mod partition;
 mod pause;
+mod reorder;
 mod stop;
 
 use std::fmt;
@@ -120,6 +124,14 @@ faults! {
     "latency" => Latency(latency::Latency),
     /// Drop a share of the packets, silently
     "loss" => Loss(loss::Loss),
+    /// Have packets arrive twice
+    "duplicate" => Duplicate(duplicate::Duplicate),
+    /// Flip bits in packets
+    "corrupt" => Corrupt(corrupt::Corrupt),
+    /// Put packets behind those that follow them
+    "reorder" => Reorder(reorder::Reorder),
+    /// Let packets pass no faster than at a rate
+    "bandwidth" => Bandwidth(bandwidth::Bandwidth),
     /// Cut the network to and from peers
     "partition" => Partition(partition::Partition),
     /// End processes by a signal

@@ -9,7 +9,7 @@ use super::{PlanError, Reading};
 use crate::change::{Action, Change, Filter, Plan, Protocol, Rule, SocketOwner, Way};
 use crate::facts::{FactsSnapshot, Interface, NetnsFacts, TargetKind};
 use crate::receipt::{Effect, Measured, PacketCount, ReceiptLine};
-use crate::units::{Cidr, Ports};
+use crate::units::Percent;
 
 /// The most networks and port ranges that one fault's filter takes (a limit of the in-kernel rule).
 pub const MOST_PEERS: usize = 8;
@@ -49,10 +49,64 @@ impl Direction {
     }
 }
 
-/// Builds the filter from a fault's parameters.
-pub fn filter(protocol: Option<Protocol>, peers: &[Cidr], local_ports: &[Ports], peer_ports: &[Ports]) -> Filter {
-    Filter { protocol, peers: peers.to_vec(), local_ports: local_ports.to_vec(), peer_ports: peer_ports.to_vec() }
+/// The direction of most faults.
+pub fn egress() -> Direction {
+    Direction::Egress
 }
+
+/// The direction of faults that cut both ways.
+pub fn both() -> Direction {
+    Direction::Both
+}
+
+/// Declares the parameters of a packet fault: its own, then which packets it is about, which is the same for all.
+macro_rules! packet_fault {
+    (
+        $(#[$meta:meta])*
+        pub struct $name:ident { $($own:tt)* }
+        $(#[doc = $which_way:literal])+
+        direction: $direction:literal
+    ) => {
+        $(#[$meta])*
+        #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+        #[serde(deny_unknown_fields)]
+        pub struct $name {
+            $($own)*
+            $(#[doc = $which_way])+
+            #[serde(default = $direction)]
+            pub direction: $crate::fault::network::Direction,
+            /// Only this protocol: tcp, udp or icmp
+            #[serde(default)]
+            pub protocol: Option<$crate::change::Protocol>,
+            /// Only packets to or from these addresses or networks
+            #[serde(default)]
+            pub peers: Vec<$crate::units::Cidr>,
+            /// Only these ports of the target itself
+            #[serde(default)]
+            pub local_ports: Vec<$crate::units::Ports>,
+            /// Only these ports of the other side
+            #[serde(default)]
+            pub peer_ports: Vec<$crate::units::Ports>,
+            /// Only this share of the flows, chosen by their addresses and ports: a flow is in or out as a whole
+            #[serde(default)]
+            pub flows: Option<$crate::units::Percent>,
+        }
+
+        impl $name {
+            /// Which packets it is about.
+            fn filter(&self) -> $crate::change::Filter {
+                $crate::change::Filter {
+                    protocol: self.protocol,
+                    peers: self.peers.clone(),
+                    local_ports: self.local_ports.clone(),
+                    peer_ports: self.peer_ports.clone(),
+                    flows: self.flows,
+                }
+            }
+        }
+    };
+}
+pub(super) use packet_fault;
 
 /// Limits that every packet fault has.
 ///
@@ -70,6 +124,9 @@ pub fn check(filter: &Filter) -> Result<(), String> {
         return Err(format!(
             "the network {wide} holds every IPv4 address, too: name `2000::/3` or `fc00::/7`, or leave `peers` out"
         ));
+    }
+    if filter.flows.is_some_and(|share| share.percent() == 0.0) {
+        return Err("0% of the flows are none: give a share such as `10%`, or leave `flows` out".into());
     }
     let ports = filter.local_ports.len().max(filter.peer_ports.len());
     if ports > MOST_PORTS {
@@ -110,7 +167,7 @@ pub fn plan(
     if interfaces.is_empty() {
         return Err(PlanError::new(fault, facts, "there is no interface in its network namespace besides lo"));
     }
-    let delays = matches!(action, Action::Delay { .. });
+    let delays = action.needs_line();
     let ways = direction.ways();
     let mut plan = Plan::default();
     let (covered, bare): (Vec<&Interface>, Vec<&Interface>) = interfaces.iter().partition(|i| i.ethernet);
@@ -236,6 +293,9 @@ pub fn total(measured: &[Measured]) -> Option<PacketCount> {
         sum.delayed += count.delayed;
         sum.bypassed += count.bypassed;
         sum.bytes += count.bytes;
+        sum.acted += count.acted;
+        sum.limited_bytes += count.limited_bytes;
+        sum.limited_ns += count.limited_ns;
         sum.lost.extend(count.lost.iter().cloned());
         let (into, from) = (&mut sum.applied, &count.applied);
         if from.count > 0 {
@@ -252,4 +312,24 @@ pub fn total(measured: &[Measured]) -> Option<PacketCount> {
         }
     }
     Some(sum)
+}
+
+/// The reading of a fault that acts upon a share of the packets, each by a draw of its own: effect, sentence, and what was applied.
+pub fn share_acted(sum: &PacketCount, share: Percent, done: &str) -> (Effect, String, String) {
+    let applied =
+        || format!("{:.2}% ({} of {})", 100.0 * sum.acted as f64 / sum.matched.max(1) as f64, sum.acted, sum.matched);
+    match (sum.matched, sum.acted) {
+        (0, _) => (Effect::ArmedNoTraffic, "in force, but no packet came by".to_owned(), "-".to_owned()),
+        (matched, _) if sum.bypassed > matched / 2 => {
+            let says =
+                format!("{} of {matched} packets were let through: more than the delay line takes", sum.bypassed);
+            (Effect::None, says, applied())
+        }
+        // So few packets that even a working fault may well have chosen none: not proven, and not disproven.
+        (matched, 0) if (1.0 - share.fraction()).powf(matched as f64) > 0.05 => {
+            (Effect::ArmedNoTraffic, format!("{matched} packets came by, too few for one to be {done}"), applied())
+        }
+        (matched, 0) => (Effect::None, format!("{matched} packets matched, none was {done}"), applied()),
+        (matched, acted) => (Effect::Effective, format!("{acted} of {matched} packets {done}"), applied()),
+    }
 }

@@ -1,49 +1,22 @@
 //! `partition`: every matching packet is dropped, both ways unless told otherwise. Without peers the target is
 //! cut off from everything; neighbour discovery and ARP always pass, so the link itself stays up.
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-
-use super::network::{self, Direction};
+use super::network::{self, packet_fault};
 use super::{FaultKind, PlanError, Reading};
-use crate::change::{Action, Filter, Plan, Protocol};
+use crate::change::{Action, Filter, Plan};
 use crate::facts::FactsSnapshot;
 use crate::receipt::{Effect, Measured, ReceiptLine};
-use crate::units::{Cidr, Percent, Ports};
+use crate::units::Percent;
 
-/// Parameters of `partition`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Partition {
-    /// Cut off from these addresses or networks; from everything when left out
-    #[serde(default)]
-    pub peers: Vec<Cidr>,
+packet_fault! {
+    /// Parameters of `partition`.
+    pub struct Partition {}
     /// Which way: egress, ingress or both (default)
-    #[serde(default = "both")]
-    pub direction: Direction,
-    /// Only this protocol: tcp, udp or icmp
-    #[serde(default)]
-    pub protocol: Option<Protocol>,
-    /// Only these ports of the target itself
-    #[serde(default)]
-    pub local_ports: Vec<Ports>,
-    /// Only these ports of the other side
-    #[serde(default)]
-    pub peer_ports: Vec<Ports>,
+    direction: "network::both"
 }
 
 /// Packets that may be between their two counters, at most about one a CPU.
 const IN_PASSING: u64 = 8;
-
-fn both() -> Direction {
-    Direction::Both
-}
-
-impl Partition {
-    fn filter(&self) -> Filter {
-        network::filter(self.protocol, &self.peers, &self.local_ports, &self.peer_ports)
-    }
-}
 
 impl FaultKind for Partition {
     fn check(&self) -> Result<(), String> {
@@ -57,8 +30,7 @@ impl FaultKind for Partition {
     }
 
     fn plan(&self, facts: &FactsSnapshot) -> Result<Plan, PlanError> {
-        let all = Percent::new(100.0).map_err(|e| PlanError::new("partition", facts, e.to_string()))?;
-        network::plan("partition", facts, self.direction, self.filter(), Action::Drop { share: all })
+        network::plan("partition", facts, self.direction, self.filter(), Action::drop_share(Percent::ALL))
     }
 
     fn read(&self, measured: &[Measured]) -> Reading {

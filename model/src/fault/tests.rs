@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::samples::{self, HOST_NETNS};
 use super::{Fault, TABLE};
-use crate::change::{Action, Change, Plan, SocketOwner, Way};
+use crate::change::{Change, Plan, SocketOwner, Way};
 use crate::facts::{FactsSnapshot, TargetKind};
 use crate::lower::{Choices, Library, Lowered};
 use crate::receipt::{DelayHistogram, Effect, KillCount, Lost, Measured, PacketCount};
@@ -41,7 +41,8 @@ fn all() -> Vec<Fault> {
             .collect();
         assert!(!of_example.is_empty(), "{name}.yaml does not inject {name}");
         faults.extend(of_example);
-        faults.extend(serde_json::from_value::<Fault>(serde_json::json!({ *name: {} })).ok());
+        let bare = serde_json::from_value::<Fault>(serde_json::json!({ *name: {} }));
+        faults.extend(bare.ok().filter(|fault| fault.check().is_ok()));
     }
     faults
 }
@@ -196,7 +197,7 @@ fn every_rule_comes_after_what_it_rests_on() {
                     "{what}: no tag"
                 );
             }
-            let delays = matches!(rule.action, Action::Delay { .. });
+            let delays = rule.action.needs_line();
             let on = |list: &[Change], way: Way| -> Vec<String> {
                 let attached = list.iter().filter_map(|c| match c {
                     Change::Attach { interface, direction, netns: at } if *direction == way && at == netns => {
@@ -266,6 +267,9 @@ fn a_fault_that_was_measured_at_work_is_effective() {
             delayed: 900,
             bypassed: 0,
             bytes: 90_000,
+            acted: 900,
+            limited_bytes: 90_000,
+            limited_ns: 1_000_000,
             applied,
             lost: Vec::new(),
         }),

@@ -3,6 +3,8 @@
 //! A fault only lists changes. The agent's engine applies them, records the inverse first, and undoes them
 //! from the record. The list below is closed on purpose: a new fault should need none of its own.
 
+mod packet;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
@@ -11,7 +13,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::facts::{CgroupRef, Interface, NetnsRef, ProcessRef, masked};
 use crate::protect::Thing;
-use crate::units::{Cidr, Percent, Ports, Span};
+use crate::units::Cidr;
+
+pub use packet::{Action, Checksum, Correlation, Distribution, Filter, Losses, Per, Protocol, Rule};
 
 /// What a fault will do to one target, in order.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -202,68 +206,6 @@ pub enum Victim {
     },
 }
 
-/// A packet rule: which packets, and what happens to them.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Rule {
-    /// Only packets of this interface. `None`: of every one, those that come later included; without `sockets`, the
-    /// loopback interface is left out.
-    pub interface: Option<Interface>,
-    /// Only packets of these sockets; must have been marked by an earlier [`Change::Tag`].
-    pub sockets: Option<SocketOwner>,
-    /// The ways that it looks at.
-    pub ways: Vec<Way>,
-    /// Which packets of those.
-    pub filter: Filter,
-    /// Packets from or to these ports, of this side or the other, always pass.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub spare: Vec<u16>,
-    /// What is done to a packet that matches.
-    pub action: Action,
-}
-
-/// Conditions on a packet. All given ones must hold; an empty one is no condition.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Filter {
-    /// The transport protocol.
-    pub protocol: Option<Protocol>,
-    /// Networks of the other side.
-    pub peers: Vec<Cidr>,
-    /// Ports on this side.
-    pub local_ports: Vec<Ports>,
-    /// Ports on the other side.
-    pub peer_ports: Vec<Ports>,
-}
-
-/// Transport protocols that a filter can name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Protocol {
-    /// TCP.
-    Tcp,
-    /// UDP.
-    Udp,
-    /// ICMP over IPv4, ICMPv6 over IPv6 (neighbour discovery always passes).
-    Icmp,
-}
-
-/// What is done to a packet.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Action {
-    /// Dropped, each packet by an independent draw of this probability.
-    Drop {
-        /// Share of the packets.
-        share: Percent,
-    },
-    /// Held back for `delay` plus or minus up to `jitter` (uniform), in order within a flow.
-    Delay {
-        /// Mean of the delay.
-        delay: Span,
-        /// Greatest deviation from it.
-        jitter: Span,
-    },
-}
-
 impl Change {
     /// Leaves of a user's own command only what may be shown.
     pub fn mask(&mut self) {
@@ -308,36 +250,6 @@ fn write_processes(f: &mut fmt::Formatter<'_>, list: &[ProcessRef]) -> fmt::Resu
         write!(f, "{}{} ({})", if i == 0 { "" } else { ", " }, process.pid, process.comm)?;
     }
     Ok(())
-}
-
-impl fmt::Display for Filter {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut parts = Vec::new();
-        if let Some(protocol) = self.protocol {
-            parts.push(format!("{protocol:?}").to_lowercase());
-        }
-        let list = |items: Vec<String>| items.join(", ");
-        if !self.peers.is_empty() {
-            parts.push(format!("peer {}", list(self.peers.iter().map(Cidr::to_string).collect())));
-        }
-        if !self.local_ports.is_empty() {
-            parts.push(format!("local port {}", list(self.local_ports.iter().map(Ports::to_string).collect())));
-        }
-        if !self.peer_ports.is_empty() {
-            parts.push(format!("peer port {}", list(self.peer_ports.iter().map(Ports::to_string).collect())));
-        }
-        if parts.is_empty() { f.write_str("all packets") } else { f.write_str(&parts.join(", ")) }
-    }
-}
-
-impl fmt::Display for Action {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Drop { share } => write!(f, "drop {share} of"),
-            Self::Delay { delay, jitter } if jitter.0.is_zero() => write!(f, "delay by {delay}"),
-            Self::Delay { delay, jitter } => write!(f, "delay by {delay} ± {jitter}"),
-        }
-    }
 }
 
 /// One line for people: what will be done, to which object.

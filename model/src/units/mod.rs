@@ -2,6 +2,8 @@
 //!
 //! Each type parses from and prints to the very same text, so that a plan shows what a file says.
 
+mod amount;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::net::IpAddr;
@@ -11,6 +13,8 @@ use std::time::Duration;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+pub use amount::{Rate, Size};
 
 /// A length of time, written as humantime does: `50ms`, `1s 500ms`, `2m`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -275,6 +279,17 @@ as_text!(
     r"^[0-9a-fA-F.:]+(/[0-9]+)?$",
     |n| { n.to_string().parse() }
 );
+
+as_text!(
+    Rate,
+    "Rate",
+    "a rate such as `10mbit`, `500kbit` or `1.5gbit`, in bits a second",
+    r"^[0-9.]+ ?([kmgt]?bit)$",
+    |n| n.to_string().parse()
+);
+as_text!(Size, "Size", "a size such as `64KiB`, `1500B` or `1MiB`", r"^[0-9.]+ ?(B|kB|MB|GB|KiB|MiB|GiB)$", |n| {
+    n.to_string().parse()
+});
 
 #[cfg(test)]
 mod tests {

@@ -1,0 +1,42 @@
+//! `duplicate`: packets arrive twice. The copy follows at once, with the same bytes, as from a network that retransmits what it
+//! need not. Each packet by a draw of its own (Bernoulli).
+
+use super::network::{self, packet_fault};
+use super::{FaultKind, PlanError, Reading};
+use crate::change::{Action, Plan};
+use crate::facts::FactsSnapshot;
+use crate::receipt::{Measured, ReceiptLine};
+use crate::units::Percent;
+
+packet_fault! {
+    /// Parameters of `duplicate`.
+    pub struct Duplicate {
+        /// Share of the packets that arrives twice, such as 5%
+        pub percent: Percent,
+    }
+    /// Which way: egress (default), ingress or both
+    direction: "network::egress"
+}
+
+impl FaultKind for Duplicate {
+    fn check(&self) -> Result<(), String> {
+        if self.percent.percent() == 0.0 {
+            return Err("0% of the packets are none: give a share such as `5%`".into());
+        }
+        network::check(&self.filter())
+    }
+
+    fn describe(&self) -> String {
+        format!("{}, {}{}", self.percent, self.direction.describe(), network::describe(&self.filter()))
+    }
+
+    fn plan(&self, facts: &FactsSnapshot) -> Result<Plan, PlanError> {
+        network::plan("duplicate", facts, self.direction, self.filter(), Action::Duplicate { share: self.percent })
+    }
+
+    fn read(&self, measured: &[Measured]) -> Reading {
+        let Some(sum) = network::total(measured) else { return network::unmeasured("copies") };
+        let (effect, says, applied) = network::share_acted(&sum, self.percent, "duplicated");
+        network::reading(&sum, Reading { effect, says, lines: vec![ReceiptLine::new("copies", self.percent, applied)] })
+    }
+}
