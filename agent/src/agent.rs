@@ -25,6 +25,7 @@ use crate::dataplane::AttachMode;
 use crate::engine::{AppliedChange, ChangeError, Engine, FaultId, Leases, Reverted, RevertedChange};
 use crate::guardian::{Guardian, Watch};
 use crate::halt::{self, Halted};
+use crate::host::rights;
 use crate::host::{
     self, cgroup,
     kernel::{self, TooOld},
@@ -93,6 +94,13 @@ pub enum StartError {
     /// The guardian could not be started; without it nothing is done.
     #[error("the guardian could not be started, and without it no fault is injected: {0}")]
     Guardian(io::Error),
+    /// So few descriptors may be open that a fault would be stuck half-way.
+    #[error(
+        "this process may hold {0} descriptors, and faults need at least {least}: raise the limit (`ulimit -n`, \
+         `LimitNOFILE=`)",
+        least = rights::LEAST_DESCRIPTORS
+    )]
+    Descriptors(u64),
     /// The journal could not be begun.
     #[error(transparent)]
     Journal(#[from] JournalError),
@@ -211,6 +219,10 @@ impl Agent {
         let mut facts = host::facts();
         facts.tcx = attach.map_or(facts.tcx, |mode| mode == AttachMode::Tcx);
         kernel::check(&facts.kernel)?;
+        let descriptors = rights::raise_descriptors().unwrap_or(rights::LEAST_DESCRIPTORS);
+        if descriptors < rights::LEAST_DESCRIPTORS {
+            return Err(StartError::Descriptors(descriptors));
+        }
         // A guardian that is just clearing up holds the lock for a moment.
         let owner = Owner::take(&directories.run, &Holder::this(&what), Duration::from_secs(2))?;
         // Only now: a halt that is under way holds the lock, too.

@@ -209,6 +209,9 @@ fn thaw(group: &CgroupRef) -> io::Result<String> {
     if !cgroup::is_same(group) {
         return Ok("the group is gone".into());
     }
+    if cgroup::freeze_value(group)? == "0" && !cgroup::is_frozen(group) {
+        return Ok("not frozen".into());
+    }
     cgroup::set_freeze(group, "0")?;
     // A group above that is frozen too thaws this one with itself.
     let held = || cgroup::has_frozen_ancestor(group);

@@ -3,6 +3,7 @@
 use std::io;
 
 use super::Direction;
+use crate::host::rights;
 
 /// An error of the data plane.
 #[derive(Debug, thiserror::Error)]
@@ -25,7 +26,7 @@ pub enum DataPlaneError {
         reason: String,
     },
     /// Entering the namespace failed.
-    #[error("cannot enter the network namespace: {0}; CAP_SYS_ADMIN is needed")]
+    #[error("cannot enter the network namespace: {0}{hint}", hint = rights::hint(.0))]
     Namespace(#[source] io::Error),
     /// The interface is not the one that was resolved.
     #[error("interface {name} no longer has index {ifindex}: it was removed or replaced; resolve the target again")]
@@ -65,7 +66,7 @@ pub enum DataPlaneError {
         direction: Direction,
     },
     /// A traffic-control request failed.
-    #[error("{what} on interface {ifindex}: {source}")]
+    #[error("{what} on interface {ifindex}: {source}{}", rights::hint(source))]
     TrafficControl {
         /// What was asked.
         what: &'static str,
@@ -75,7 +76,7 @@ pub enum DataPlaneError {
         source: io::Error,
     },
     /// The delay line could not be made.
-    #[error("delay line of interface {name}: {what}: {source}")]
+    #[error("delay line of interface {name}: {what}: {source}{}", rights::hint(source))]
     DelayLine {
         /// The interface.
         name: String,
@@ -115,7 +116,7 @@ pub enum DataPlaneError {
         reason: String,
     },
     /// A process could not be used.
-    #[error("process {pid}: {what}: {source}")]
+    #[error("process {pid}: {what}: {source}{}", rights::hint(source))]
     Process {
         /// Which.
         pid: u32,

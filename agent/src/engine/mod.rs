@@ -16,6 +16,7 @@ use firedrill_model::change::{Change, Plan};
 use firedrill_model::receipt::Measured;
 
 use crate::crash_point;
+use crate::host::rights;
 use crate::journal::{Journal, JournalError};
 use crate::undo::{Undo, UndoError};
 
@@ -70,7 +71,7 @@ pub trait Host {
 #[derive(Debug, thiserror::Error)]
 pub enum ChangeError {
     /// The host said no.
-    #[error("{what}: {source}")]
+    #[error("{what}: {source}{}", rights::hint(source))]
     Failed {
         /// What was tried.
         what: String,

@@ -6,6 +6,7 @@ pub mod kernel;
 pub mod netns;
 pub mod ports;
 pub mod process;
+pub mod rights;
 pub mod systemd;
 
 use std::fs;

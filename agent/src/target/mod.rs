@@ -13,7 +13,7 @@ use firedrill_model::file::did_you_mean;
 use firedrill_model::run::TargetPlan;
 use firedrill_model::target::TargetSpec;
 
-use crate::host::{cgroup, netns, process, systemd};
+use crate::host::{cgroup, netns, process, rights, systemd};
 
 pub use protect::Protected;
 
@@ -47,7 +47,7 @@ pub enum TargetError {
     )]
     SeveralNamespaces(String),
     /// The host could not be asked.
-    #[error("looking for {what}: {source}")]
+    #[error("looking for {what}: {source}{}", rights::hint(source))]
     Io {
         /// What was looked for.
         what: String,
@@ -80,7 +80,10 @@ fn find(name: &str, spec: &TargetSpec, control: Option<Control>, host: &HostFact
         lifted: Vec::new(),
     };
     if let Some(path) = &spec.cgroup {
-        let cgroup = cgroup::find(path).map_err(|_| not_found("cgroup", path, &cgroup::all()))?;
+        let cgroup = cgroup::find(path).map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::InvalidInput => not_found("cgroup", path, &cgroup::all()),
+            _ => io_error(&format!("cgroup {path}"), e),
+        })?;
         // Before its processes are looked at: they are everybody's.
         protect::refuse_root(name, &cgroup)?;
         let processes = cgroup::processes(&cgroup);
@@ -167,8 +170,14 @@ fn of_processes(name: &str, processes: Vec<ProcessRef>, base: TargetFacts) -> Re
 fn shared_namespace(name: &str, processes: &[ProcessRef]) -> Result<Option<NetnsFacts>, TargetError> {
     let mut found: Option<NetnsRef> = None;
     for process in processes {
-        // A process that ends just now has no say.
-        let Ok(netns) = netns::of_process(process.pid) else { continue };
+        let netns = match netns::of_process(process.pid) {
+            Ok(netns) => netns,
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+                return Err(io_error(&format!("the network namespace of process {}", process.pid), e));
+            }
+            // A process that ends just now has no say.
+            Err(_) => continue,
+        };
         match &found {
             Some(first) if first.inode != netns.inode => return Err(TargetError::SeveralNamespaces(name.to_owned())),
             Some(_) => {}

@@ -55,7 +55,7 @@ pub struct Private {
 
 /// One; `None`, after it was said why, when this machine cannot have one.
 pub fn private() -> Option<Private> {
-    if let Some(missing) = needs::missing(&["unshare", "nsenter", "mount", "sh"]) {
+    if let Some(missing) = needs::missing(&["unshare", "nsenter", "mount", "sh", "awk", "setpriv", "prlimit"]) {
         println!("SKIPPED: {missing}");
         return None;
     }
@@ -186,7 +186,7 @@ pub struct Said {
 }
 
 impl Said {
-    fn of(output: Output) -> Self {
+    pub fn of(output: Output) -> Self {
         let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
         let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
         Self { code: output.status.code().unwrap_or(-1), text }
