@@ -54,7 +54,7 @@ mod tests {
     #[test]
     fn only_a_refusal_is_explained_by_missing_capabilities() {
         assert_eq!(hint(&io::Error::from(io::ErrorKind::NotFound)), "");
-        let refused = hint(&io::Error::from_raw_os_error(nix::libc::EPERM));
+        let refused = hint(&io::Error::from_raw_os_error(libc::EPERM));
         assert_eq!(refused.is_empty(), missing_capabilities().is_empty(), "{refused}");
     }
 }
