@@ -138,12 +138,14 @@ impl Running {
 
     /// Its guardians that live: one, or two while one replaces another.
     pub fn guardians(&self) -> Vec<ProcessRef> {
+        process::all().into_iter().map(|stat| stat.process).filter(|process| self.is_guardian(process.pid)).collect()
+    }
+
+    /// Whether a living process is one of them.
+    pub fn is_guardian(&self, pid: i32) -> bool {
         let directory = self.said.with_file_name("run").display().to_string();
-        let ours = |stat: &process::Stat| {
-            let line = process::cmdline(stat.process.pid);
-            line.starts_with("firedrill-guardian") && line.contains(&directory)
-        };
-        process::all().into_iter().filter(ours).map(|stat| stat.process).collect()
+        let line = process::cmdline(pid);
+        line.starts_with("firedrill-guardian") && line.contains(&directory)
     }
 
     /// Whether it has not ended.

@@ -49,6 +49,7 @@ fn whoever_is_killed_whenever_in_whatever_drill_nothing_is_left() {
     let mut figures = Figures::default();
 
     let namespaces = ["a", "b"].map(|node| bench.stage.netns(node));
+    let folder = bench.firedrill.folder().path().display().to_string();
     let before = Snapshot::take(&namespaces).expect("a snapshot");
     let watch = Watch::new(&bench).expect("targets");
     assert_eq!(watch.dirt(), Vec::<&str>::new(), "the watch takes a clean host for one");
@@ -63,8 +64,10 @@ fn whoever_is_killed_whenever_in_whatever_drill_nothing_is_left() {
 
     while begun.elapsed() < lasts {
         let round = one_round(&mut random, &bench, &watch, life);
-        let left =
+        let mut left =
             before.left_behind(&namespaces, &[bench.stage.prefix()], Duration::from_secs(2)).expect("a snapshot");
+        // Other tests on the same machine have files, too.
+        left.retain(|d| d.line.kind != "open file" || d.line.what.contains(&folder));
         assert!(left.is_empty(), "seed {seed}, {round}: left: {left:#?}");
         figures.add(round);
     }
