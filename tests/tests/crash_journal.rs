@@ -68,7 +68,7 @@ fn a_journal_that_becomes_read_only_under_a_fault_is_told_and_the_host_is_clean(
     running.end().expect(5, &["journal.ndjson could not be removed: Read-only", "all of it was undone"]);
     assert!(!private.group.is_frozen());
     // What it says is out of date: undoing it again is harmless, and a run cannot begin.
-    private.run(&["recover"]).expect(5, &["thawed", "would be again", "make that file system writable"]);
+    private.run(&["recover"]).expect(5, &["not frozen", "would be again", "make that file system writable"]);
     private.run(&private.pause("1s")).expect(2, &["run/owner could not be opened: Read-only"]);
     assert!(!private.group.is_frozen());
 }
