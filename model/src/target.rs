@@ -23,7 +23,7 @@ pub struct TargetSpec {
     /// Processes by what they are; all given conditions must hold
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub process: Option<ProcessSelector>,
-    /// A network namespace: a name under /run/netns, or the path of one
+    /// A network namespace: a name under /run/netns, the path of one, or host
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub netns: Option<String>,
     /// A network interface, of the namespace given beside it or of the host

@@ -318,6 +318,7 @@ pub fn run(args: &InjectArgs) -> Result<ExitCode> {
     };
     let target = TargetPlan { allow_protected: common.allow_protected.clone(), ..TargetPlan::of(common.target.spec()) };
     let lowered = lower::ad_hoc(target, fault.clone(), common.lasts, watched, rand::random());
+    super::within_caps(&lowered.plan)?;
     let agent = super::start_agent(&common.places, &format!("inject {}", fault.name()))?;
     super::tell_recovery(&agent);
     if let Err(error) = is_possible(&agent, &lowered.plan) {

@@ -25,6 +25,7 @@ use firedrill_agent::journal::Directories;
 use firedrill_agent::owner::OwnerError;
 use firedrill_model::config::Config;
 use firedrill_model::file::Diagnostic;
+use firedrill_model::run::RunPlan;
 use firedrill_model::verdict::ExitCode;
 
 use crate::cli::{Cli, HostPlaces, Places, Verb};
@@ -57,6 +58,15 @@ pub fn config() -> anyhow::Result<Config> {
         ConfigError::Wrong(finding) => FileErrors(vec![*finding]).into(),
         unreadable @ ConfigError::Unreadable(..) => UsageError(unreadable.to_string()).into(),
     })
+}
+
+/// Refuses, before anything begins, what this host's caps do not permit.
+///
+/// # Errors
+/// Names each cap, what was asked, and where it is set.
+pub fn within_caps(plan: &RunPlan) -> anyhow::Result<()> {
+    let objections: Vec<String> = config()?.objections(plan).iter().map(ToString::to_string).collect();
+    if objections.is_empty() { Ok(()) } else { Err(UsageError(objections.join("\n")).into()) }
 }
 
 /// Does what was asked for.

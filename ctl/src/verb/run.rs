@@ -21,7 +21,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     let agenda = agenda(&library, args)?;
     // Everything that can be wrong with any of them is said before the first begins.
     for item in &agenda {
-        lower(&library, &item.experiment, args, 0)?;
+        super::within_caps(&lower(&library, &item.experiment, args, 0)?.plan)?;
     }
     let question = agenda.iter().find_map(|i| i.confirm.as_ref());
     if let Some(question) = question
