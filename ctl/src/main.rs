@@ -1,30 +1,7 @@
-//! The `firedrill` command: plans, runs and reports fire drills on this host.
+//! The `firedrill` command.
 
 #![forbid(unsafe_code)]
 
-mod cli;
-mod demo;
-mod drive;
-mod render;
-mod verb;
-
-use std::io::Write;
-use std::process::ExitCode;
-
-use clap::{CommandFactory, FromArgMatches};
-
-fn main() -> ExitCode {
-    let matches = cli::Cli::command().get_matches();
-    let cli = match cli::Cli::from_arg_matches(&matches) {
-        Ok(cli) => cli,
-        Err(error) => error.exit(),
-    };
-    match verb::run(cli) {
-        Ok(code) => ExitCode::from(code as u8),
-        Err(error) => {
-            // If even standard error is closed there is nobody to tell.
-            let _ = writeln!(anstream::stderr(), "{}", verb::complaint(&error));
-            ExitCode::from(verb::exit_code_of(&error) as u8)
-        }
-    }
+fn main() -> std::process::ExitCode {
+    firedrill::main()
 }

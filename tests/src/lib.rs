@@ -7,6 +7,7 @@
 //! [`stage`] makes namespaces, wires and processes that go away with their owner; `firedrill-stage` shows the same
 //! stages to people. [`program`] runs the real `firedrill` binary.
 
+pub mod hostile;
 pub mod needs;
 pub mod program;
 mod skip;

@@ -16,7 +16,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::libc;
 
-pub use record::{Content, Entry, Outstanding, Unreadable};
+pub use record::{Content, Entry, Outstanding, Unreadable, read};
 
 use crate::crash_point;
 use crate::undo::Undo;
@@ -321,12 +321,12 @@ pub fn read_file(path: &Path) -> Result<Option<Content>, JournalError> {
         let why = io::Error::other(format!("it is longer than {} MiB, so it is none of ours", LONGEST >> 20));
         return Err(failed(path, "read")(why));
     }
-    Ok(Some(record::read(&bytes)))
+    Ok(Some(read(&bytes)))
 }
 
 /// What a journal's content leaves to be undone, last change first.
 pub fn outstanding(bytes: &[u8]) -> Vec<Outstanding> {
-    record::read(bytes).open
+    read(bytes).open
 }
 
 #[cfg(test)]

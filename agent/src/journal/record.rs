@@ -52,7 +52,10 @@ impl Entry {
     }
 
     /// Its line, with the line end.
-    pub(super) fn line(&self) -> io::Result<String> {
+    ///
+    /// # Errors
+    /// A path in it is no text.
+    pub fn line(&self) -> io::Result<String> {
         let json = serde_json::to_string(self).map_err(io::Error::other)?;
         Ok(format!("{json}\t{:016x}\n", checksum(json.as_bytes())))
     }

@@ -73,7 +73,9 @@ pub struct Runner {
 }
 
 /// The check of a probe, made ready.
-enum Asker {
+pub struct Asker(Kind);
+
+enum Kind {
     Http(Box<http::Asker>),
     Tcp(tcp::Asker),
     Dns(dns::Asker),
@@ -203,25 +205,32 @@ fn enter(name: &str) -> Result<(), ProbeError> {
 }
 
 impl Asker {
-    fn new(check: &Check, netns: Option<&str>) -> Result<Self, String> {
-        Ok(match check {
-            Check::Http(http) => Self::Http(Box::new(http::Asker::new(http, netns)?)),
-            Check::Tcp(tcp) => Self::Tcp(tcp::Asker::new(tcp, netns)?),
-            Check::Dns(dns) => Self::Dns(dns::Asker::new(dns, netns)?),
-            Check::Exec(exec) => Self::Exec(exec::Asker::new(exec)?),
-        })
+    /// Makes a check ready. It asks from the network namespace of its thread; names are resolved as in `netns`.
+    ///
+    /// # Errors
+    /// The check can never work; what is wrong and how to mend it, without secrets.
+    pub fn new(check: &Check, netns: Option<&str>) -> Result<Self, String> {
+        Ok(Self(match check {
+            Check::Http(http) => Kind::Http(Box::new(http::Asker::new(http, netns)?)),
+            Check::Tcp(tcp) => Kind::Tcp(tcp::Asker::new(tcp, netns)?),
+            Check::Dns(dns) => Kind::Dns(dns::Asker::new(dns, netns)?),
+            Check::Exec(exec) => Kind::Exec(exec::Asker::new(exec)?),
+        }))
     }
 
-    /// Asks once. `Err` says in a few words, without secrets, what was bad; an answer that does not come in time is
-    /// the caller's to tell, by the clock.
-    async fn ask(&self, timeout: Duration) -> Result<(), String> {
+    /// Asks once.
+    ///
+    /// # Errors
+    /// Says in a few words, without secrets, what was bad. An answer that does not come in time is the caller's to tell, by
+    /// the clock.
+    pub async fn ask(&self, timeout: Duration) -> Result<(), String> {
         let late = || Err("timed out".to_owned());
-        match self {
-            Self::Http(http) => tokio::time::timeout(timeout, http.ask()).await.unwrap_or_else(|_| late()),
-            Self::Tcp(tcp) => tokio::time::timeout(timeout, tcp.ask()).await.unwrap_or_else(|_| late()),
-            Self::Dns(dns) => tokio::time::timeout(timeout, dns.ask()).await.unwrap_or_else(|_| late()),
+        match &self.0 {
+            Kind::Http(http) => tokio::time::timeout(timeout, http.ask()).await.unwrap_or_else(|_| late()),
+            Kind::Tcp(tcp) => tokio::time::timeout(timeout, tcp.ask()).await.unwrap_or_else(|_| late()),
+            Kind::Dns(dns) => tokio::time::timeout(timeout, dns.ask()).await.unwrap_or_else(|_| late()),
             // It has to clean up when its time is over.
-            Self::Exec(exec) => exec.ask(timeout).await,
+            Kind::Exec(exec) => exec.ask(timeout).await,
         }
     }
 }

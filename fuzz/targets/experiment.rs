@@ -1,0 +1,5 @@
+//! Files that users write: what must hold is in `tests/src/hostile.rs`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| firedrill_tests::hostile::experiment(bytes));
