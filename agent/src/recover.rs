@@ -7,7 +7,7 @@ use crate::crash_point;
 use crate::guardian;
 use crate::journal::{self, Content, Directories, JournalError, Outstanding, Unreadable};
 use crate::standing;
-use crate::undo::Undo;
+use crate::undo::{Undo, UndoError};
 
 /// How many unreadable records of a journal are told of one by one.
 const TOLD: usize = 5;
@@ -24,6 +24,22 @@ pub struct Recovery {
 /// Undoes everything outstanding, last change first. Tries all of it; what fails stays in the journal, to be tried
 /// again, and so does a record that cannot be read, until [`set_aside`]. Doing it twice is harmless.
 pub fn recover(directories: &Directories, boot: &str) -> Recovery {
+    let recovery = recover_by(directories, boot, Undo::revert);
+    crash_point::pass("recover.sweep.before");
+    guardian::sweep(&directories.run);
+    if recovery.left.is_empty() {
+        standing::forget(&directories.run);
+    }
+    crash_point::pass("recover.end");
+    recovery
+}
+
+/// The same with other hands, which tests have.
+pub(crate) fn recover_by(
+    directories: &Directories,
+    boot: &str,
+    mut revert: impl FnMut(&Undo) -> Result<String, UndoError>,
+) -> Recovery {
     let mut recovery = Recovery::default();
     let found = Found::read(directories);
     let mut failed = Vec::new();
@@ -34,7 +50,7 @@ pub fn recover(directories: &Directories, boot: &str) -> Recovery {
         // strangers.
         crash_point::pass("recover.undo.before");
         let result =
-            if *its_boot == boot || undo.outlives_reboot() { undo.revert() } else { Ok("gone with a reboot".into()) };
+            if *its_boot == boot || undo.outlives_reboot() { revert(undo) } else { Ok("gone with a reboot".into()) };
         crash_point::pass("recover.undo.after");
         match result {
             Ok(note) => {
@@ -67,12 +83,6 @@ pub fn recover(directories: &Directories, boot: &str) -> Recovery {
     recovery.left.extend(found.unreadable().into_iter().map(|text| {
         format!("{text}; see whether it is in force, and then `firedrill recover` puts the journal aside")
     }));
-    crash_point::pass("recover.sweep.before");
-    guardian::sweep(&directories.run);
-    if recovery.left.is_empty() {
-        standing::forget(&directories.run);
-    }
-    crash_point::pass("recover.end");
     recovery
 }
 

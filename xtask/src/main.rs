@@ -6,6 +6,7 @@ mod crash;
 mod debian;
 mod dist;
 mod ebpf;
+mod fuzz;
 mod quickstart;
 mod repo;
 mod run;
@@ -40,6 +41,8 @@ enum Command {
     VmTest(vm::Args),
     /// Kill agents at every crash point of every fault, and print what was left
     Crash(crash::Args),
+    /// Look for input that breaks a reader or a report, for as long as you like (needs cargo-fuzz)
+    Fuzz(fuzz::Args),
     /// Check the rules that no compiler checks
     Tidy,
     /// Make the tarball with the static binary
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         Command::Test(args) => test::run(&args),
         Command::VmTest(args) => vm::run(&args),
         Command::Crash(args) => crash::run(&args),
+        Command::Fuzz(args) => fuzz::run(&args),
         Command::Tidy => tidy::run(),
         Command::Dist => dist::run(),
         Command::Ci => ci::run(),

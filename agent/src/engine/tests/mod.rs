@@ -1,5 +1,9 @@
 //! The laws of the engine, on a host that only remembers.
 
+mod leases;
+mod random;
+mod world;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::PathBuf;
@@ -165,6 +169,8 @@ struct Bench {
     directories: Directories,
 }
 
+const TENTH: Duration = Duration::from_millis(100);
+const SECOND: Duration = Duration::from_secs(1);
 const TTL: Duration = Duration::from_secs(3600);
 const LONG: Duration = Duration::from_secs(3600);
 
@@ -427,112 +433,6 @@ fn two_rules_alike_are_two_rules() {
     assert_eq!(bench.engine.revert_all().len(), 1);
 }
 
-const TENTH: Duration = Duration::from_millis(100);
-const SECOND: Duration = Duration::from_secs(1);
-
-#[test]
-fn a_fault_whose_lease_lapses_is_reverted_by_the_next_tick_and_a_renewed_one_is_not() {
-    let mut bench = Bench::new(SECOND);
-    let id = bench.apply(&five());
-    for _ in 0..4 {
-        bench.pass(9 * TENTH);
-        bench.renew();
-        assert!(bench.engine.tick().is_empty());
-    }
-    bench.pass(SECOND);
-    let ended = bench.engine.tick();
-    assert_eq!(ended.len(), 1);
-    assert!(ended[0].lapsed && ended[0].fault == id);
-    assert_eq!(ended[0].changes.len(), 5);
-    assert!(bench.engine.is_idle() && bench.engine.tick().is_empty());
-}
-
-#[test]
-fn a_lapsed_lease_is_not_resumed_by_a_late_renewal() {
-    let mut bench = Bench::new(SECOND);
-    bench.apply(&[rule(1.0)]);
-    let lapses = bench.engine.host().expires(&rule(1.0));
-    bench.pass(SECOND);
-    bench.renew();
-    assert_eq!(bench.engine.host().expires(&rule(1.0)), lapses, "the kernel is told nothing");
-    bench.pass(TENTH);
-    bench.renew();
-    let ended = bench.engine.tick();
-    assert!(ended.len() == 1 && ended[0].lapsed);
-    assert_eq!(ended[0].silent, TENTH, "it was ignored until it was reverted");
-}
-
-#[test]
-fn a_renewal_in_time_that_is_honoured_late_leaves_a_gap_which_is_told() {
-    let mut bench = Bench::new(SECOND);
-    let id = bench.apply(&[rule(1.0)]);
-    bench.pass(9 * TENTH);
-    let in_time = bench.now();
-    bench.engine.leases().renew(in_time);
-    bench.pass(5 * TENTH);
-    assert!(bench.engine.tick().is_empty(), "its owner did renew");
-    assert_eq!(bench.engine.silent(id), 4 * TENTH);
-    assert_eq!(bench.engine.host().expires(&rule(1.0)), in_time + SECOND);
-    assert_eq!(bench.engine.revert(id).silent, 4 * TENTH);
-}
-
-#[test]
-fn no_renewal_carries_a_fault_beyond_its_deadline() {
-    let mut bench = Bench::new(TTL);
-    bench.engine.apply(&plan(&[rule(1.0)]), SECOND).map_err(|e| e.0).expect("applies");
-    let ends = bench.now() + SECOND;
-    bench.renew();
-    assert_eq!(bench.engine.host().expires(&rule(1.0)), ends, "the kernel is not told a later time either");
-    bench.pass(SECOND);
-    bench.renew();
-    assert_eq!(bench.engine.tick().len(), 1);
-}
-
-#[test]
-fn a_shared_change_lasts_as_long_as_the_fault_that_lasts_longest() {
-    let mut bench = Bench::new(TTL);
-    bench.engine.apply(&plan(&[attach(1)]), TENTH).map_err(|e| e.0).expect("applies");
-    bench.apply(&[attach(1)]);
-    bench.renew();
-    let now = bench.now();
-    assert!(bench.engine.host().expires(&attach(1)) > now + 60 * SECOND);
-    bench.pass(2 * TENTH);
-    assert_eq!(bench.engine.tick().len(), 1);
-    assert!(!bench.engine.is_idle(), "the second fault still needs it");
-}
-
-#[test]
-fn changes_slower_than_the_lease_end_no_fault_while_its_owner_renews() {
-    let mut bench = Bench::new(SECOND);
-    let first = bench.apply(&[rule(1.0)]);
-    bench.engine.host().slow = 8 * TENTH;
-    bench.renew_meanwhile();
-    let second = bench.engine.apply(&plan(&five()), 3 * SECOND).map_err(|e| e.0).expect("applies").0;
-    assert!(bench.engine.tick().is_empty(), "neither the new fault nor the one before it");
-    let now = bench.now();
-    for change in [rule(1.0), rule(30.0)] {
-        assert_eq!(bench.engine.host().expires(&change), now + SECOND, "{change}");
-    }
-    assert_eq!(bench.engine.silent(first) + bench.engine.silent(second), Duration::ZERO);
-    bench.engine.host().renewing = None;
-    for _ in 0..5 {
-        bench.pass(6 * TENTH);
-        bench.renew();
-    }
-    let ended: Vec<FaultId> = bench.engine.tick().iter().map(|r| r.fault).collect();
-    assert_eq!(ended, [second], "its time begins when all of it is in force");
-}
-
-#[test]
-fn what_is_not_renewed_while_it_is_slowly_applied_is_given_up() {
-    let mut bench = Bench::new(SECOND);
-    bench.engine.host().slow = 4 * TENTH;
-    let (error, reverted) = bench.engine.apply(&plan(&five()), LONG).expect_err("its owner hangs");
-    assert!(matches!(error, ChangeError::Lapsed(ttl) if ttl == SECOND), "{error}");
-    assert_eq!(reverted.changes.len(), 3, "no change is begun after the lease has ended");
-    assert!(bench.engine.is_idle() && bench.outstanding().is_empty());
-}
-
 #[test]
 fn measurements_come_in_the_order_of_the_plan_and_once_more_at_the_end() {
     let mut bench = Bench::new(TTL);
@@ -569,93 +469,4 @@ fn when_the_journal_cannot_be_written_nothing_is_done() {
     assert!(error.to_string().contains("without a record nothing is changed"), "{error}");
     assert!(engine.host().log.is_empty() && engine.is_idle());
     let _ = fs::remove_dir_all(directories.run.parent().expect("a base"));
-}
-
-/// A small generator (xorshift64*): the sequences are the same on every run.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % sides
-    }
-}
-
-fn any_change(dice: &mut Dice) -> Change {
-    let n = dice.roll(3);
-    match dice.roll(7) {
-        0 => attach(n as u32),
-        1 => line(n as u32),
-        2 => tag(&format!("/cg/{n}")),
-        3 => sysctl(&n.to_string()),
-        4 => freeze(n),
-        5 => suspend(n as i32),
-        _ => Change::Netns { name: n.to_string() },
-    }
-}
-
-#[test]
-fn whatever_happens_every_applied_change_is_reverted_exactly_once_or_reported() {
-    for seed in 1..=60_u64 {
-        let mut dice = Dice(0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(seed));
-        let mut bench = Bench::new(TTL);
-        let (mut applied, mut reverted, mut known) = (Vec::new(), Vec::new(), Vec::new());
-        let mut failed = BTreeSet::new();
-        let mut note = |list: Vec<RevertedChange>| {
-            for change in list {
-                if change.error.is_some() {
-                    failed.insert(change.number);
-                }
-                reverted.push(change.number);
-            }
-        };
-        for _ in 0..60 {
-            match dice.roll(10) {
-                0..=4 => {
-                    let changes: Vec<Change> = (0..=dice.roll(4)).map(|_| any_change(&mut dice)).collect();
-                    let host = bench.engine.host();
-                    host.fail_apply = (dice.roll(3) == 0).then(|| host.applies + dice.roll(3) as usize);
-                    if dice.roll(8) == 0 {
-                        host.fail_undo.insert(changes[0].to_string());
-                    }
-                    let lasts = if dice.roll(4) == 0 { Duration::ZERO } else { LONG };
-                    match bench.engine.apply(&plan(&changes), lasts) {
-                        Ok((id, list)) => {
-                            known.push(id);
-                            applied.extend(list.iter().map(|a| a.number));
-                        }
-                        Err((_, undone)) => {
-                            applied.extend(undone.changes.iter().map(|c| c.number));
-                            note(undone.changes);
-                        }
-                    }
-                }
-                5 | 6 if !known.is_empty() => {
-                    let id = known[dice.roll(known.len() as u64) as usize];
-                    note(bench.engine.revert(id).changes);
-                }
-                7 => bench.engine.tick().into_iter().for_each(|r| note(r.changes)),
-                8 => bench.renew(),
-                _ => {}
-            }
-        }
-        bench.engine.revert_all().into_iter().for_each(|r| note(r.changes));
-
-        assert!(bench.engine.is_idle(), "seed {seed}");
-        let mut once = reverted.clone();
-        once.sort_unstable();
-        once.dedup();
-        assert_eq!(once.len(), reverted.len(), "seed {seed}: nothing is reverted twice");
-        applied.sort_unstable();
-        assert_eq!(once, applied, "seed {seed}: what was applied, and nothing else, was reverted");
-        // What is still in force is what the engine says is left, and what recovery would find.
-        let left = bench.engine.host().in_force.clone();
-        assert_eq!(left.len(), failed.len(), "seed {seed}");
-        assert!(left.is_subset(&bench.outstanding()), "seed {seed}");
-        for name in &left {
-            assert!(bench.engine.left_over().iter().any(|text| text.contains(name.as_str())), "seed {seed}: {name}");
-        }
-    }
 }
