@@ -1,11 +1,12 @@
 //! A host for random sequences: it outlives the engine, others change it, too, and it can have the engine die in any call.
 
+use std::fmt;
 use std::panic::resume_unwind;
 
 use super::*;
 
 /// Something on the host that has a value, and keeps it when the agent dies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Object {
     /// A kernel parameter: ours are 1 and 2, others write greater values.
     Parameter(u8),
@@ -32,11 +33,33 @@ impl Object {
 }
 
 /// A change, as a failing sequence shows it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Thing {
     Set(Object, u8),
     Attach(u8),
     Rule(u8),
+}
+
+// Each on one line of a failing sequence.
+impl fmt::Debug for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Parameter(n) => write!(f, "parameter {n}"),
+            Self::Frozen(n) => write!(f, "group {n}"),
+            Self::Stopped(n) => write!(f, "process {n}"),
+            Self::Space(n) => write!(f, "namespace {n}"),
+        }
+    }
+}
+
+impl fmt::Debug for Thing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Set(object, value) => write!(f, "{object:?} := {value}"),
+            Self::Attach(n) => write!(f, "hook {n}"),
+            Self::Rule(n) => write!(f, "rule {n}"),
+        }
+    }
 }
 
 impl Thing {
