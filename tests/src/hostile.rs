@@ -86,12 +86,12 @@ pub fn journal(bytes: &[u8]) {
 pub fn log(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let Ok(mut run) = Run::parse(&text) else { return };
-    // Of a log that somebody else judged, and of our own judgement.
-    for _ in 0..2 {
-        for (name, report) in firedrill::reports(&run).expect("reports") {
-            assert!(!report.is_empty(), "{name}");
-        }
+    // Reports show the judgement of the log, which somebody else may have written, or our own.
+    if bytes.len() % 2 == 0 {
         run.judgement = Some(judge::run(&run));
+    }
+    for (name, report) in firedrill::reports(&run).expect("reports") {
+        assert!(!report.is_empty(), "{name}");
     }
 }
 
