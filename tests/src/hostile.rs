@@ -87,7 +87,7 @@ pub fn log(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let Ok(mut run) = Run::parse(&text) else { return };
     // Reports show the judgement of the log, which somebody else may have written, or our own.
-    if bytes.len() % 2 == 0 {
+    if bytes.len().is_multiple_of(2) {
         run.judgement = Some(judge::run(&run));
     }
     for (name, report) in firedrill::reports(&run).expect("reports") {
