@@ -92,6 +92,8 @@ pub struct Journal {
     next: u64,
     /// What is in force, by what we know ourselves: a record of the end of a change may have failed.
     open: BTreeSet<u64>,
+    /// Whether there are records of ours that outlive a reboot.
+    durable: bool,
     torn: bool,
     failure: Option<String>,
 }
@@ -112,7 +114,7 @@ impl Journal {
         let file = crash_point::around("journal.begin", || options.open(&path)).map_err(failed(&path, "begun"))?;
         let directories = directories.clone();
         let boot = boot.to_owned();
-        Ok(Self { directories, boot, file, next: 1, open: BTreeSet::new(), torn: false, failure: None })
+        Ok(Self { directories, boot, file, next: 1, open: BTreeSet::new(), durable: false, torn: false, failure: None })
     }
 
     /// Records a change that is about to be made, and gives it a number. Room for the record of its end is taken as
@@ -126,6 +128,7 @@ impl Journal {
         self.next += 1;
         let entry = Entry::Intent { change, boot: self.boot.clone(), what: what.to_string(), undo: undo.clone() };
         if undo.outlives_reboot() {
+            self.durable = true;
             self.write_durable(&entry)?;
         }
         let reserved = self.reserve(&entry);
@@ -148,7 +151,7 @@ impl Journal {
         self.write(&Entry::Applied { change })
     }
 
-    /// Records that it was undone. When it was the last, the journal is empty again.
+    /// Records that it was undone. When it was the last, the journal is empty again, and what outlives a reboot is gone.
     ///
     /// # Errors
     /// The record could not be written; it would be undone again, which is harmless.
@@ -160,6 +163,10 @@ impl Journal {
         self.open.remove(&change);
         if !self.open.is_empty() {
             return written;
+        }
+        // One that cannot be removed says itself that all of it is settled.
+        if self.durable && remove_if_settled(&self.directories.durable()).is_ok() {
+            self.durable = false;
         }
         match crash_point::around("journal.empty", || self.file.set_len(0)) {
             // An empty one says the same as the record.

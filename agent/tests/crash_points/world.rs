@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use firedrill_agent::crash_point;
-use firedrill_agent::snapshot::{Difference, Snapshot};
+use firedrill_agent::snapshot::{Difference, Line, Snapshot};
 use firedrill_model::change::Plan;
 use firedrill_model::fault::Fault;
 use firedrill_model::run::TargetPlan;
@@ -112,8 +112,31 @@ impl World {
         text.parse().ok()
     }
 
-    /// What is not as it was; waits a while for what is just going.
+    /// What is not as it was, an agent's own files and group among it; waits a while for what is just going.
     pub fn left(&self) -> Vec<String> {
+        let mut left = self.differences();
+        let directories = self.folder.directories();
+        for path in [directories.journal(), directories.durable()] {
+            if path.exists() {
+                left.push(format!("file {}", path.display()));
+            }
+        }
+        if let Some(shelter) = self.guardian().map(shelter_of).filter(|shelter| shelter.exists()) {
+            left.push(format!("group {}", shelter.display()));
+        }
+        left
+    }
+
+    /// How many things a snapshot shows in our namespaces and under our names.
+    pub fn objects(&self) -> u64 {
+        let (names, marks) = (self.ground.namespaces(), self.ground.marks());
+        let now = Snapshot::take(&names).expect("a snapshot");
+        let ours = |line: &&Line| names.contains(&line.place) || marks.iter().any(|mark| line.what.contains(mark));
+        now.lines().filter(ours).count() as u64
+    }
+
+    /// What a fault acts on and is not as it was; waits a while for what is just going.
+    pub fn differences(&self) -> Vec<String> {
         let (names, marks) = (self.ground.namespaces(), self.ground.marks());
         let now = || -> Vec<Difference> {
             let mut all = self.before.diff(&Snapshot::take(&names).expect("a snapshot"));
@@ -134,15 +157,6 @@ impl World {
             difference.retain(|d| still.contains(d));
         }
         let mut left: Vec<String> = difference.iter().map(ToString::to_string).collect();
-        let directories = self.folder.directories();
-        for path in [directories.journal(), directories.durable()] {
-            if path.exists() {
-                left.push(format!("file {}", path.display()));
-            }
-        }
-        if let Some(shelter) = self.guardian().map(shelter_of).filter(|shelter| shelter.exists()) {
-            left.push(format!("group {}", shelter.display()));
-        }
         left.extend(self.ground.left());
         left
     }
