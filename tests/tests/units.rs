@@ -1,5 +1,7 @@
 //! Faults on systemd's units, through the real program: in a container that systemd runs.
 
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use firedrill_tests::program::Outcome;
@@ -380,4 +382,38 @@ fn a_halt_does_not_wait_for_a_run_that_waits_for_a_slow_unit() {
     assert!(told.contains("was killed") && told.contains("undone: stop unit slow.service"), "{told}");
     // systemd lets the stop run to its end, and then starts it.
     assert_eq!(machine.state("slow.service"), "active", "when a halt returns, all is over");
+}
+
+#[test]
+fn units_are_as_before_wherever_an_agent_its_guardian_or_the_recovery_dies() {
+    if let Some(why) = missing() {
+        skip!("{why}");
+    }
+    let Some(program) = crash_points() else {
+        skip!("the crash points of the agent are not built; cargo build --workspace --all-targets");
+    };
+    let machine = Machine::boot(&[]).expect("a container");
+    machine.bring("crash_points", &program).expect("the test");
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../experiments/faults");
+    machine.bring("faults", &examples).expect("the examples");
+    let told = machine.run(&[
+        "env",
+        "FIREDRILL_CRASH_UNITS=1",
+        &format!("FIREDRILL_EXAMPLES={}", Machine::inside("faults")),
+        &format!("FIREDRILL_CRASH_BUDGET={}", std::env::var("FIREDRILL_CRASH_BUDGET").as_deref().unwrap_or("300")),
+        &Machine::inside("crash_points"),
+        "--nocapture",
+    ]);
+    println!("{}", told.expect("the host is clean after each death"));
+}
+
+/// The test binary of the agent: beside this one, where cargo puts all of them. Of several builds the newest.
+fn crash_points() -> Option<PathBuf> {
+    let folder = std::env::current_exe().ok()?.parent()?.to_path_buf();
+    let is_it = |path: &PathBuf| {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        path.extension().is_none() && name.starts_with("crash_points-")
+    };
+    let all = fs::read_dir(folder).ok()?.flatten().map(|entry| entry.path()).filter(is_it);
+    all.max_by_key(|path| path.metadata().and_then(|m| m.modified()).ok())
 }

@@ -66,6 +66,13 @@ pub fn executables(command: &mut Command) -> Result<Vec<Executable>> {
     Ok(found)
 }
 
+/// Builds one test binary of a package, and says where it is.
+pub fn test_binary(package: &str, name: &str) -> Result<Executable> {
+    let build = ["test", "--package", package, "--test", name, "--no-run", "--message-format=json-render-diagnostics"];
+    let built = executables(&mut cargo(build))?;
+    built.into_iter().find(|e| e.name == name).with_context(|| format!("cargo built no test `{name}` of {package}"))
+}
+
 impl Executable {
     /// The name of the package's folder, such as `agent`.
     pub fn folder(&self) -> String {

@@ -35,11 +35,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     if !repo::is_root() {
         bail!("this needs root for namespaces, control groups and eBPF: run it with sudo");
     }
-    let build = ["test", "--package", "firedrill-agent", "--test", "crash_points", "--no-run"];
-    let mut build = cargo::cargo(build.into_iter().chain(["--message-format=json-render-diagnostics"]));
-    let built = cargo::executables(&mut build)?;
-    let test = built.into_iter().find(|e| e.name == "crash_points").context("cargo built no `crash_points` test")?;
-
+    let test = cargo::test_binary("firedrill-agent", "crash_points")?;
     let file = repo::target().join(format!("crash-points-{}.json", std::process::id()));
     let mut command = run::command(&test.path, ["--nocapture"]);
     command.current_dir(&test.package).env("FIREDRILL_CRASH_TABLE", &file);

@@ -11,6 +11,7 @@ mod quickstart;
 mod repo;
 mod run;
 mod setup;
+mod soak;
 mod test;
 mod tidy;
 mod vm;
@@ -43,6 +44,8 @@ enum Command {
     Crash(crash::Args),
     /// Look for input that breaks a reader or a report, for as long as you like (needs cargo-fuzz)
     Fuzz(fuzz::Args),
+    /// Let one agent apply and revert every fault thousands of times, and print what grows
+    Soak(soak::Args),
     /// Check the rules that no compiler checks
     Tidy,
     /// Make the tarball with the static binary
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
         Command::VmTest(args) => vm::run(&args),
         Command::Crash(args) => crash::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
+        Command::Soak(args) => soak::run(&args),
         Command::Tidy => tidy::run(),
         Command::Dist => dist::run(),
         Command::Ci => ci::run(),

@@ -29,8 +29,14 @@ pub fn label(fault: &Fault, all: &[Fault]) -> String {
     format!("{}{}", fault.name(), other.concat())
 }
 
-/// That of this repository; in a guest, of its root.
+/// Folder of the examples, for a binary that runs where the repository cannot be seen.
+const EXAMPLES: &str = "FIREDRILL_EXAMPLES";
+
+/// That of [`EXAMPLES`], else of this repository; in a guest, of its root.
 fn folder() -> Option<PathBuf> {
+    if let Some(folder) = std::env::var_os(EXAMPLES) {
+        return Some(folder.into());
+    }
     let here = Path::new(env!("CARGO_MANIFEST_DIR")).parent()?;
     [here, Path::new("/")].into_iter().map(|root| root.join("experiments/faults")).find(|folder| folder.is_dir())
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use firedrill_agent::crash_point;
-use firedrill_agent::snapshot::{Difference, Line, Snapshot};
+use firedrill_agent::snapshot::{Difference, Snapshot};
 use firedrill_model::change::Plan;
 use firedrill_model::fault::Fault;
 use firedrill_model::run::TargetPlan;
@@ -125,14 +125,6 @@ impl World {
             left.push(format!("group {}", shelter.display()));
         }
         left
-    }
-
-    /// How many things a snapshot shows in our namespaces and under our names.
-    pub fn objects(&self) -> u64 {
-        let (names, marks) = (self.ground.namespaces(), self.ground.marks());
-        let now = Snapshot::take(&names).expect("a snapshot");
-        let ours = |line: &&Line| names.contains(&line.place) || marks.iter().any(|mark| line.what.contains(mark));
-        now.lines().filter(ours).count() as u64
     }
 
     /// What a fault acts on and is not as it was; waits a while for what is just going.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use firedrill_agent::host::process;
 use firedrill_agent::journal::Directories;
+use firedrill_agent::snapshot::{Line, Snapshot};
 use serde_json::json;
 
 use crate::world::World;
@@ -49,7 +50,7 @@ impl Measured {
             ebpf_held(),
             count("/proc/self/task"),
             process::pids().into_iter().filter(|pid| process::stat(*pid).is_ok_and(|s| s.parent == me)).count() as u64,
-            world.objects(),
+            objects(world),
             size(&directories.run) + size(&directories.state),
             resident(),
         ];
@@ -97,6 +98,14 @@ fn slope(cycles: &[usize], values: &[u64]) -> f64 {
     let pairs = || cycles.iter().zip(values).map(|(c, v)| (*c as f64 - x, *v as f64 - y));
     let spread: f64 = pairs().map(|(dx, _)| dx * dx).sum();
     if spread > 0.0 { pairs().map(|(dx, dy)| dx * dy).sum::<f64>() / spread } else { 0.0 }
+}
+
+/// How many things a snapshot shows in our namespaces and under our names.
+fn objects(world: &World) -> u64 {
+    let (names, marks) = (world.ground.namespaces(), world.ground.marks());
+    let now = Snapshot::take(&names).expect("a snapshot");
+    let ours = |line: &&Line| names.contains(&line.place) || marks.iter().any(|mark| line.what.contains(mark));
+    now.lines().filter(ours).count() as u64
 }
 
 fn count(directory: &str) -> u64 {

@@ -148,6 +148,24 @@ impl Machine {
         &self.folder
     }
 
+    /// Has the container see a file or folder of this machine as `/srv/test/NAME`, by copying it.
+    ///
+    /// # Errors
+    /// It cannot be copied.
+    pub fn bring(&self, name: &str, from: &Path) -> Result<()> {
+        let to = self.folder.path().join(name);
+        if from.is_dir() {
+            fs::create_dir_all(&to).with_context(|| format!("cannot make {}", to.display()))?;
+            for entry in fs::read_dir(from).with_context(|| format!("cannot list {}", from.display()))? {
+                let entry = entry?;
+                let name = format!("{name}/{}", entry.file_name().to_string_lossy());
+                self.bring(&name, &entry.path())?;
+            }
+            return Ok(());
+        }
+        fs::copy(from, &to).map(drop).with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))
+    }
+
     /// The path inside of a file of [`Self::folder`].
     pub fn inside(name: &str) -> String {
         Path::new(INSIDE).join(name).display().to_string()
