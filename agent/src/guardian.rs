@@ -246,8 +246,10 @@ fn watch(directories: &Directories) -> io::Result<u8> {
     if u32::try_from(getppid().as_raw()) != Ok(agent) {
         return Ok(after_death(directories, shelter, "it was killed"));
     }
-    writeln!(io::stdout(), "{READY}")?;
-    io::stdout().flush()?;
+    // If it died even before we asked, our parent has been another one from the beginning; but nobody listens.
+    if writeln!(io::stdout(), "{READY}").and_then(|()| io::stdout().flush()).is_err() {
+        return Ok(after_death(directories, shelter, "it was killed"));
+    }
     fcntl(io::stdout(), FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
 
     let stdin = io::stdin();
