@@ -400,7 +400,7 @@ fn units_are_as_before_wherever_an_agent_its_guardian_or_the_recovery_dies() {
         "env",
         "FIREDRILL_CRASH_UNITS=1",
         &format!("FIREDRILL_EXAMPLES={}", Machine::inside("faults")),
-        &format!("FIREDRILL_CRASH_BUDGET={}", std::env::var("FIREDRILL_CRASH_BUDGET").as_deref().unwrap_or("300")),
+        &format!("FIREDRILL_CRASH_BUDGET={}", std::env::var("FIREDRILL_CRASH_BUDGET").as_deref().unwrap_or("240")),
         &Machine::inside("crash_points"),
         "--nocapture",
     ]);

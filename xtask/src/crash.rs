@@ -110,17 +110,22 @@ fn write(markdown: &str, table: &Value) -> Result<()> {
         "# Crash points\n\n\
          This page is written by `cargo xtask crash --write`; do not edit it.\n\n\
          A *crash point* is a named place in the agent before or after a write of the journal or a call that changes the\n\
-         kernel's state (`agent/src/crash_point.rs`). The test `agent/tests/crash_points/` lets each fault come and go once\n\
-         and records the points that it passes. Then agents die at them as by SIGKILL:\n\n\
+         host (`agent/src/crash_point.rs`); `cargo xtask tidy` refuses such a call without. The test\n\
+         `agent/tests/crash_points/` lets each fault come and go once and records the points that it passes. Points between\n\
+         which nothing changes find the host in the same *state*: right after a call, and right before the next. In each\n\
+         state, at one of its points that is drawn, an agent dies as by SIGKILL:\n\n\
          - once with the guardian alive, which clears up;\n\
-         - once more with the guardian killed, too, at a point of its own recovery (its first one is before it has done\n\
-         \x20 anything), and a second recovery clears up.\n\n\
-         After each death the host is compared with before: interfaces, queueing disciplines, filters, eBPF programs and\n\
-         links, nftables, control groups and whether they are frozen, stopped processes, kernel parameters, namespaces,\n\
-         journals. What differs is a *survivor*. The time is from the agent's death until its guardian\n\
-         has ended, or that of the second recovery.\n\n\
-         Faults come from the table in the code and from `experiments/faults/`, so a new one is tried as soon as it is\n\
-         there. Units of systemd are not in this table: `cargo xtask test --units` tests them.\n\n\
+         - once more with the guardian killed, too, at a point of its own recovery that is drawn (its first one is before it\n\
+         \x20 has done anything), and a second recovery clears up. An agent that dies before it has a guardian, or after it has\n\
+         \x20 let it go, dies once.\n\n\
+         In the row `guardian` the guardian dies at each state of its own peaceful life, and its agent goes on.\n\n\
+         After each death the host is compared with before, as `firedrill doctor --snapshot` sees it, and with what is no\n\
+         part of a snapshot: the journals, a replica's own files, processes. What differs is a *survivor*. The time is from\n\
+         the agent's death until its guardian has ended, or that of the second recovery.\n\n\
+         Faults come from the table in the code, with each set of parameters in `experiments/faults/`, so a new one is tried\n\
+         as soon as it is there; one that acts on nothing that the test has made fails it. Units of systemd have a run of\n\
+         their own in a container: `cargo xtask test --units`. `cargo xtask crash --all` dies at every point, not in every\n\
+         state, and for each at every point of the recovery: tens of thousands of deaths.\n\n\
          Linux {}. {how}\n\n{markdown}",
         kernel.trim()
     );
