@@ -17,7 +17,7 @@ use firedrill_abi::{Counters, Interface, MODEL_INDEPENDENT, Rule, Scope};
 use super::{chain, error::DataPlaneError, map_error, tags::Tags};
 use crate::{
     crash_point, pulse,
-    sys::{bpf::Shared, mmap::LineTable},
+    sys::{bpf::Shared, memory, mmap::LineTable},
 };
 
 /// The compiled programs; `cargo xtask build-ebpf` makes them from `ebpf/`.
@@ -148,6 +148,8 @@ pub(super) fn load() -> Result<Loaded, DataPlaneError> {
         return Err(DataPlaneError::RealTime);
     }
     let [nonce, nonce_1] = random_words().map_err(|error| DataPlaneError::Load(format!("/dev/urandom: {error}")))?;
+    // The loader reads all types of the kernel, some 8 MB at a time, whenever programs are loaded.
+    memory::give_back_large_blocks();
     let mut bpf = EbpfLoader::new()
         .override_global("NONCE_0", &nonce, true)
         .override_global("NONCE_1", &nonce_1, true)

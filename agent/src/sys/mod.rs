@@ -3,6 +3,7 @@ pub mod bpf;
 pub mod child;
 pub mod clock;
 pub mod descriptor;
+pub mod memory;
 pub mod mmap;
 pub mod signals;
 pub mod sockets;
