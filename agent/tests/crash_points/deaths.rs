@@ -97,6 +97,11 @@ fn die(world: &World, scenario: &Scenario, death: Death) -> Result<Duration, Str
     if !well {
         return Err(format!("the agent ended with {status:?}: {said}"));
     }
+    // One that was just started says soon which process it is.
+    let started = world.passed("agent").iter().any(|point| point.name == "guardian.start.after");
+    if started && !wait_until(PATIENCE, || world.guardian().is_some()) {
+        return Err("the guardian does not begin".into());
+    }
     if let Some(pid) = world.guardian() {
         let gone = || process::stat(pid).map_or(true, |stat| stat.state == 'Z');
         if !wait_until(PATIENCE, gone) {
