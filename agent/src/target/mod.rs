@@ -64,7 +64,12 @@ pub fn resolve(plan: &TargetPlan, host: &HostFacts, protected: &Protected) -> Re
     let mut found = find(&plan.name, &plan.spec, plan.control.clone(), host)?;
     let replica_of = |component: &String| ReplicaOf { component: component.clone(), replicas: plan.replicas };
     found.replica_of = plan.component.as_ref().map(replica_of);
-    protected.admit(found, &plan.allow_protected, host)
+    let mut found = protected.admit(found, &plan.allow_protected, host)?;
+    // Only now: what is protected may not even be looked at closely.
+    if matches!(found.kind, TargetKind::Cgroup | TargetKind::Unit | TargetKind::Process) {
+        found.netns = shared_namespace(&found.name, &found.processes)?;
+    }
+    Ok(found)
 }
 
 fn find(name: &str, spec: &TargetSpec, control: Option<Control>, host: &HostFacts) -> Result<TargetFacts, TargetError> {
@@ -91,11 +96,10 @@ fn find(name: &str, spec: &TargetSpec, control: Option<Control>, host: &HostFact
         if processes.is_empty() && control.is_none() {
             return Err(TargetError::Empty(format!("cgroup {path}")));
         }
-        let netns = shared_namespace(name, &processes)?;
-        return Ok(TargetFacts { cgroup: Some(cgroup), netns, processes, ..base(TargetKind::Cgroup) });
+        return Ok(TargetFacts { cgroup: Some(cgroup), processes, ..base(TargetKind::Cgroup) });
     }
     if let Some(unit) = &spec.unit {
-        return find_unit(name, unit, base(TargetKind::Unit), host);
+        return find_unit(unit, base(TargetKind::Unit), host);
     }
     if let Some(pid) = spec.pid {
         let alive = process::stat(pid).ok().filter(|s| !matches!(s.state, 'Z' | 'X'));
@@ -104,10 +108,10 @@ fn find(name: &str, spec: &TargetSpec, control: Option<Control>, host: &HostFact
             wanted: pid.to_string(),
             help: "it has ended, or never was; `process: {exe: ..}` finds processes by what they are".into(),
         })?;
-        return of_processes(name, vec![stat.process], base(TargetKind::Process));
+        return Ok(TargetFacts { processes: vec![stat.process], ..base(TargetKind::Process) });
     }
     if let Some(selector) = &spec.process {
-        return of_processes(name, select::processes(selector)?, base(TargetKind::Process));
+        return Ok(TargetFacts { processes: select::processes(selector)?, ..base(TargetKind::Process) });
     }
     let namespace = match &spec.netns {
         Some(wanted) => netns::named(wanted).map_err(|_| not_found("network namespace", wanted, &netns::names()))?,
@@ -130,7 +134,7 @@ fn find(name: &str, spec: &TargetSpec, control: Option<Control>, host: &HostFact
     }
 }
 
-fn find_unit(name: &str, wanted: &str, base: TargetFacts, host: &HostFacts) -> Result<TargetFacts, TargetError> {
+fn find_unit(wanted: &str, base: TargetFacts, host: &HostFacts) -> Result<TargetFacts, TargetError> {
     if !host.systemd {
         return Err(TargetError::NotFound {
             what: "unit",
@@ -155,15 +159,9 @@ fn find_unit(name: &str, wanted: &str, base: TargetFacts, host: &HostFacts) -> R
     let found = found.transpose().or_else(|e| if e.kind() == io::ErrorKind::NotFound { Ok(None) } else { Err(e) });
     if let Some(cgroup) = found.map_err(|e| io_error(&format!("cgroup {} of unit {wanted}", unit.cgroup), e))? {
         target.processes = cgroup::processes(&cgroup);
-        target.netns = shared_namespace(name, &target.processes)?;
         target.cgroup = Some(cgroup);
     }
     Ok(target)
-}
-
-fn of_processes(name: &str, processes: Vec<ProcessRef>, base: TargetFacts) -> Result<TargetFacts, TargetError> {
-    let netns = shared_namespace(name, &processes)?;
-    Ok(TargetFacts { netns, processes, ..base })
 }
 
 /// The one namespace in which all of the processes live, with all its interfaces.
