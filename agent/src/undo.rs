@@ -37,7 +37,7 @@ pub enum Undo {
     },
     /// It cannot be undone; the text says why that is all right.
     Irreversible(String),
-    /// Our packet filters on one interface, before kernels had links for them.
+    /// Our packet filter on one interface, before kernels had links for it.
     Clsact {
         /// Namespace of the interface.
         netns: NetnsRef,
@@ -45,6 +45,9 @@ pub enum Undo {
         index: u32,
         /// Its name.
         name: String,
+        /// Which way packets pass; records of earlier versions were for both.
+        #[serde(default)]
+        way: Option<Way>,
         /// Whether the clsact hook was there before us, and so must stay.
         had_clsact: bool,
     },
@@ -138,15 +141,17 @@ impl Undo {
                 format!("our program; `bpftool net show dev {name}` shows it, and the end of this process removes it"),
             )),
             Self::Irreversible(why) => Ok(why.clone()),
-            Self::Clsact { netns, index, name, had_clsact } => {
+            Self::Clsact { netns, index, name, way, had_clsact } => {
                 let Ok(file) = netns::open(netns) else { return Ok("its namespace is gone".into()) };
-                dataplane::remove_clsact_filters(file.as_fd(), *index, *had_clsact)
-                    .map(|()| "filters removed".into())
-                    .map_err(|e| {
-                        fail(format!("removing our filters from {name}"), format!("`tc filter show dev {name}`"))(
-                            io::Error::other(e),
-                        )
-                    })
+                let removed = match way {
+                    Some(way) => dataplane::remove_clsact_filter(file.as_fd(), *index, (*way).into(), *had_clsact),
+                    None => dataplane::remove_clsact_filters(file.as_fd(), *index, *had_clsact),
+                };
+                removed.map(|()| "filters removed".into()).map_err(|e| {
+                    fail(format!("removing our filters from {name}"), format!("`tc filter show dev {name}`"))(
+                        io::Error::other(e),
+                    )
+                })
             }
             Self::Sysctl { netns, key, old, ours } => match sysctl::restore(netns, key, old, ours) {
                 Ok(note) => Ok(note),

@@ -8,6 +8,8 @@ use aya::{
 };
 use nix::net::if_::if_indextoname;
 
+use firedrill_model::change::Way;
+
 use super::{clsact, error::DataPlaneError};
 use crate::crash_point;
 
@@ -26,6 +28,15 @@ impl fmt::Display for Direction {
             Self::Egress => "egress",
             Self::Ingress => "ingress",
         })
+    }
+}
+
+impl From<Way> for Direction {
+    fn from(way: Way) -> Self {
+        match way {
+            Way::Egress => Self::Egress,
+            Way::Ingress => Self::Ingress,
+        }
     }
 }
 

@@ -197,6 +197,14 @@ pub fn is_ours(filter: &Filter) -> bool {
     filter.kind == "bpf" && filter.name.starts_with(PROGRAM_PREFIX)
 }
 
+/// How many of our filters are at a hook.
+///
+/// # Errors
+/// What the kernel says.
+pub fn own_filters(ifindex: u32, direction: Direction) -> io::Result<usize> {
+    Ok(filters(ifindex, direction)?.iter().filter(|filter| is_ours(filter)).count())
+}
+
 /// Removes our filters at one hook; those that are gone already are no error. Gives how many were removed.
 ///
 /// # Errors
@@ -245,11 +253,35 @@ fn is_gone(error: &io::Error) -> bool {
 /// # Errors
 /// The namespace cannot be entered, or the kernel refuses.
 pub fn remove_clsact_filters(netns: BorrowedFd<'_>, ifindex: u32, had_clsact: bool) -> Result<(), DataPlaneError> {
+    remove(netns, ifindex, &[Direction::Egress, Direction::Ingress], had_clsact)
+}
+
+/// As [`remove_clsact_filters`], of one direction: another fault may still be in force in the other.
+///
+/// # Errors
+/// As [`remove_clsact_filters`].
+pub fn remove_clsact_filter(
+    netns: BorrowedFd<'_>,
+    ifindex: u32,
+    direction: Direction,
+    had_clsact: bool,
+) -> Result<(), DataPlaneError> {
+    remove(netns, ifindex, &[direction], had_clsact)
+}
+
+fn remove(
+    netns: BorrowedFd<'_>,
+    ifindex: u32,
+    directions: &[Direction],
+    had_clsact: bool,
+) -> Result<(), DataPlaneError> {
     let failed = |what| move |source| DataPlaneError::TrafficControl { what, ifindex, source };
     netns::within(netns, || {
-        let egress = remove_ours(ifindex, Direction::Egress);
-        let ingress = remove_ours(ifindex, Direction::Ingress);
-        egress.and(ingress).map_err(failed("removing filters"))?;
+        let mut removed = Ok(());
+        for direction in directions {
+            removed = removed.and(remove_ours(ifindex, *direction).map(drop));
+        }
+        removed.map_err(failed("removing filters"))?;
         if !had_clsact {
             remove_if_unused(ifindex).map_err(failed("removing the clsact qdisc"))?;
         }

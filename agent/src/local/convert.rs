@@ -10,10 +10,7 @@ use firedrill_model::units::Percent;
 use crate::dataplane::{self, Counters, Direction, Loss, RuleSpec, Shape, Tag};
 
 pub fn direction(way: Way) -> Direction {
-    match way {
-        Way::Egress => Direction::Egress,
-        Way::Ingress => Direction::Ingress,
-    }
+    way.into()
 }
 
 /// A monotonic instant as the kernel's `bpf_ktime_get_ns` counts it: both read CLOCK_MONOTONIC.

@@ -9,15 +9,15 @@ use std::process::Child;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use firedrill_model::change::{Change, Victim};
-use firedrill_model::facts::{CgroupRef, HostFacts, ProcessRef};
+use firedrill_model::change::{Change, Victim, Way};
+use firedrill_model::facts::{CgroupRef, HostFacts, Interface, NetnsRef, ProcessRef};
 use firedrill_model::receipt::Measured;
 use firedrill_model::units::Span;
 use nix::libc;
 
 use crate::dataplane::AttachMode;
 use crate::engine::{ChangeError, Expiry, Host};
-use crate::host::{cgroup, netns, process, systemd, wait_until};
+use crate::host::{cgroup, hooks, netns, process, systemd, wait_until};
 use crate::target::Protected;
 use crate::undo::{self, Undo, UndoError};
 use crate::{crash_point, dataplane, stage, sysctl};
@@ -55,6 +55,13 @@ enum State {
     Frozen(CgroupRef),
     Suspended(ProcessRef),
     UnitDown(String),
+    /// Our program is at an interface.
+    Hooked {
+        netns: NetnsRef,
+        interface: Interface,
+        way: Way,
+        by_link: bool,
+    },
     /// A user's command: its success is all that can be known.
     Done,
 }
@@ -90,10 +97,16 @@ impl Host for LocalHost {
         crate::pulse::beat();
         let failed = || ChangeError::failed(change.to_string());
         Ok(match change {
-            Change::Attach { netns, interface, .. } if !self.facts.tcx => {
-                let had_clsact =
+            Change::Attach { netns, interface, direction } if !self.facts.tcx => {
+                let has_clsact =
                     netns::within(netns, || dataplane::has_clsact(interface.index)).and_then(|r| r).map_err(failed())?;
-                Undo::Clsact { netns: netns.clone(), index: interface.index, name: interface.name.clone(), had_clsact }
+                Undo::Clsact {
+                    netns: netns.clone(),
+                    index: interface.index,
+                    name: interface.name.clone(),
+                    way: Some(*direction),
+                    had_clsact: has_clsact && !self.planes().has_own_hook(netns, interface),
+                }
             }
             Change::Attach { netns, interface, direction } => Undo::Unlinked {
                 netns: netns.clone(),
@@ -158,7 +171,9 @@ impl Host for LocalHost {
         Ok(match change {
             Change::Attach { netns, interface, direction } => {
                 self.planes().attach(netns, interface, *direction)?;
-                Handle::Nothing
+                let (netns, interface) = (netns.clone(), interface.clone());
+                let hook = State::Hooked { netns, interface, way: *direction, by_link: self.facts.tcx };
+                self.in_force(change, hook)?
             }
             Change::DelayLine { netns, interface, direction } => {
                 self.planes().start_line(netns, interface, *direction)?;
@@ -307,6 +322,16 @@ impl Watched {
                 Ok(state) => (matches!(state.as_str(), "inactive" | "failed"), state),
                 Err(e) => (false, e.to_string()),
             },
+            State::Hooked { netns, interface, way, by_link } => {
+                let name = &interface.name;
+                match hooks::is_in_place(netns, interface.index, name, *way, *by_link) {
+                    Ok(Some(true)) => (true, format!("attached to {name} {way}")),
+                    Ok(Some(false)) => (false, format!("somebody removed our program from {name} {way}")),
+                    // Nothing passes there any more that it could miss.
+                    Ok(None) => (true, format!("{name} has gone")),
+                    Err(e) => (false, format!("whether our program is at {name} {way} cannot be seen: {e}")),
+                }
+            }
             State::Done => (true, "its command succeeded".into()),
         }
     }

@@ -118,6 +118,11 @@ impl Planes {
         }
     }
 
+    /// Whether the clsact hook of an interface is ours.
+    pub fn has_own_hook(&self, netns: &NetnsRef, interface: &Interface) -> bool {
+        self.planes.get(&netns.inode).is_some_and(|p| p.plane.has_own_hook(interface.index))
+    }
+
     pub fn attach(&mut self, netns: &NetnsRef, interface: &Interface, way: Way) -> Result<(), ChangeError> {
         let plane = self.get(netns)?;
         let attached = plane.plane.attach(interface.index, &interface.name, convert::direction(way));

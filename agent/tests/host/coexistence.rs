@@ -104,7 +104,7 @@ fn comes_and_goes(roads: &Crossroads, mode: AttachMode, name: &str, fault: &Faul
     bench.ends_clean(&before, &names, &[STRANGER]);
 }
 
-/// The kernel takes an interface down for a moment when a clsact hook is added or removed: what is sent then is lost.
+/// The kernel stops an interface's queues for a moment when a clsact hook is added or removed: what is sent then is lost.
 pub fn a_hook_that_must_be_added_costs_others_no_more_than_a_moment() {
     let roads = Crossroads::new();
     let bystanders = Bystanders::start(&roads);
@@ -224,4 +224,59 @@ fn others_come_meanwhile(mode: AttachMode, end: End) {
     pair.a.must("tc qdisc del dev va clsact");
     assert_unchanged(&before, &names, &[]);
     assert!(!folder.directories().journal().exists(), "{mode:?} {end:?}");
+}
+
+/// Whatever of ours somebody takes away while a fault is in force: the end is clean, and the receipt says so.
+pub fn what_somebody_takes_away_of_ours_is_told_and_the_end_is_clean() {
+    let pair = Pair::new();
+    let names = pair.names();
+    let before = Snapshot::take(&names).expect("a snapshot");
+    for (name, command) in [("loss", "tc qdisc del dev va clsact"), ("latency", "tc qdisc del dev va clsact")] {
+        let bench = bench(AttachMode::Clsact);
+        let parameters = if name == "loss" { json!({"percent": "100%"}) } else { json!({"delay": "20ms"}) };
+        let found = bench.resolve(pair.a.spec());
+        let injected = bench.agent.inject(&found, &fault(name, parameters), LONG).expect("injected");
+        pair.a.run(&format!("ping -q -c2 -i0.1 -W1 {}", crate::support::B4));
+        assert_eq!(bench.agent.receipts()[0].1.effect, Effect::Effective, "{:?}", bench.agent.receipts());
+        pair.a.must(command);
+        let receipt = bench.agent.revert(injected.id).and_then(|e| e.receipt).expect("a receipt");
+        assert_eq!(receipt.effect, Effect::None, "{name}: {receipt:?}");
+        assert!(receipt.says.contains("somebody removed our program from va egress"), "{}", receipt.says);
+        bench.ends_clean(&before, &names, &[]);
+    }
+    // The TAP of a delay line: what it holds is lost, and after a second all passes.
+    for mode in modes() {
+        let bench = bench(mode);
+        let found = bench.resolve(pair.a.spec());
+        let delay = fault("latency", json!({"delay": "20ms"}));
+        let injected = bench.agent.inject(&found, &delay, LONG).expect("injected");
+        pair.a.must("ip link del fdl0");
+        let passes = || pair.a.run(&format!("ping -q -c1 -W1 {}", crate::support::B4)).status.success();
+        assert!(wait_until(SOON, passes), "{mode:?}: a line without its TAP lets everything pass");
+        let ended = bench.agent.revert(injected.id).expect("in force");
+        let receipt = ended.receipt.expect("a receipt");
+        eprintln!("{mode:?}: {}", receipt.says);
+        assert_ne!(receipt.effect, Effect::Effective, "{mode:?}: {receipt:?}");
+        bench.ends_clean(&before, &names, &[]);
+    }
+}
+
+/// Two faults at the two directions of one interface share its clsact hook: neither takes it from the other.
+pub fn a_fault_leaves_the_other_direction_and_the_hook_to_another_one() {
+    let pair = Pair::new();
+    let names = pair.names();
+    let before = Snapshot::take(&names).expect("a snapshot");
+    let bench = bench(AttachMode::Clsact);
+    let loss = |way| fault("loss", json!({"percent": "100%", "direction": way, "protocol": "icmp"}));
+    let found = bench.resolve(pair.a.spec());
+    let first = bench.agent.inject(&found, &loss("egress"), LONG).expect("injected");
+    let second = bench.agent.inject(&found, &loss("ingress"), LONG).expect("injected");
+    let passes = || pair.a.run(&format!("ping -q -c1 -W1 {}", crate::support::B4)).status.success();
+    assert!(!passes());
+    bench.agent.revert(first.id).expect("in force");
+    assert!(!passes(), "what arrives is still lost");
+    let receipt = bench.agent.revert(second.id).and_then(|e| e.receipt).expect("a receipt");
+    assert_eq!(receipt.effect, Effect::Effective, "{receipt:?}");
+    assert!(passes());
+    bench.ends_clean(&before, &names, &[]);
 }

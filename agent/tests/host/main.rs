@@ -56,7 +56,9 @@ fn main() -> ExitCode {
         coexistence: what_others_have_on_a_router_is_as_before_and_their_traffic_is_undisturbed,
             a_hook_that_must_be_added_costs_others_no_more_than_a_moment,
             programs_of_others_at_a_group_are_as_before,
-            what_others_attach_while_a_fault_is_in_force_stays_when_it_ends;
+            what_others_attach_while_a_fault_is_in_force_stays_when_it_ends,
+            what_somebody_takes_away_of_ours_is_told_and_the_end_is_clean,
+            a_fault_leaves_the_other_direction_and_the_hook_to_another_one;
         crash: the_host_is_clean_within_a_second_after_the_agent_is_killed,
             the_host_is_clean_whenever_the_agent_is_killed,
             what_an_agent_and_its_guardian_leave_when_both_are_killed_is_undone_by_the_next_agent,

@@ -162,7 +162,6 @@ pub fn packet_filters_are_in_the_diff_and_what_they_count_is_not() {
         let new: Vec<Difference> = made.into_iter().filter(|d| d.appeared && d.line.what.contains(what)).collect();
         assert_made(&new, &["+nftables"], what);
     }
-    nft("add rule ip shop in counter name visits ip saddr 10.9.9.9 accept");
     let counted = made_by(Some(&netns), &[], || {
         let socket = netns.within(|| std::net::UdpSocket::bind("127.0.0.1:0")).expect("a socket");
         for _ in 0..5 {
@@ -173,7 +172,7 @@ pub fn packet_filters_are_in_the_diff_and_what_they_count_is_not() {
     let output = netns.must("nft list ruleset");
     assert!(output.contains("counter packets 5"), "the rule has counted: {output}");
     let gone = made_by(Some(&netns), &[], || nft("delete table ip shop"));
-    assert!(gone.len() >= 7 && gone.iter().all(|d| !d.appeared && d.line.kind == "nftables"), "{gone:#?}");
+    assert!(gone.len() >= 6 && gone.iter().all(|d| !d.appeared && d.line.kind == "nftables"), "{gone:#?}");
 }
 
 pub fn an_ip_set_and_its_elements_are_in_the_diff() {
@@ -305,8 +304,9 @@ pub fn mounts_and_pins_are_in_the_diff() {
     let made = made_by(None, &[&path], || {
         mount(Some("bpf"), &pins.0.0, Some("bpf"), MsFlags::empty(), None::<&str>).expect("mounted");
     });
-    // An empty one has two files of the kernel's.
-    assert_made(&made, &["+mount", "+eBPF pin"], "bpf");
+    // Some kernels put files of their own into it.
+    let mounted: Vec<Difference> = made.into_iter().filter(|d| d.line.kind != "eBPF pin").collect();
+    assert_made(&mounted, &["+mount"], "bpf");
     let made = made_by(None, &[&path], || fs::create_dir(pins.0.0.join("kept")).expect("made"));
     assert_made(&made, &["+eBPF pin"], "kept");
 }

@@ -204,7 +204,7 @@ impl Fault {
 
     /// The receipt of this fault on `target`, from what its changes measured.
     pub fn receipt(&self, target: &str, measured: Vec<Measured>) -> Receipt {
-        let Reading { effect, says, lines } = self.kind().read(&measured);
+        let Reading { effect, says, lines } = network::unless_removed(self.kind().read(&measured), &measured);
         Receipt { fault: self.name().into(), target: target.into(), effect, says, lines, measured }
     }
 }

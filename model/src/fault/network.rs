@@ -281,6 +281,25 @@ pub fn reading(sum: &PacketCount, reading: Reading) -> Reading {
     Reading { effect: if whole { effect } else { Effect::None }, says: format!("{says}; then {lost}"), lines }
 }
 
+/// The reading of a packet fault that somebody took out of force before its end tells so, and nothing of it counts.
+pub fn unless_removed(reading: Reading, measured: &[Measured]) -> Reading {
+    if !measured.iter().any(|m| matches!(m, Measured::Packets(_))) {
+        return reading;
+    }
+    let removed = measured.iter().find_map(|m| match m {
+        Measured::State { in_force: false, seen, .. } => Some(seen),
+        _ => None,
+    });
+    match removed {
+        Some(seen) => Reading {
+            effect: Effect::None,
+            says: format!("not in force to its end: {seen}; {}", reading.says),
+            ..reading
+        },
+        None => reading,
+    }
+}
+
 /// Adds up the packet counters of a fault's rules; `None` when there are none.
 pub fn total(measured: &[Measured]) -> Option<PacketCount> {
     let mut sum = PacketCount::default();

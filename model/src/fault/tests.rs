@@ -417,3 +417,14 @@ fn more_peers_or_ports_than_a_rule_holds_are_refused_with_the_limit() {
         assert!(with(key, most + 1).check().is_err_and(|why| why.contains(&most.to_string())), "{key}");
     }
 }
+
+#[test]
+fn a_packet_fault_whose_program_was_removed_has_no_effect_and_says_why() {
+    let fault: Fault = serde_json::from_value(serde_json::json!({"loss": {"percent": "100%"}})).expect("a fault");
+    let packets = Measured::Packets(PacketCount { matched: 9, dropped: 9, ..PacketCount::default() });
+    let hook = |in_force| Measured::State { in_force, seen: "somebody removed it".into(), held: Span::default() };
+    assert_eq!(fault.receipt("t", vec![hook(true), packets.clone()]).effect, Effect::Effective);
+    let removed = fault.receipt("t", vec![hook(false), packets]);
+    assert_eq!(removed.effect, Effect::None);
+    assert!(removed.says.contains("somebody removed it") && removed.says.contains("9 of 9"), "{}", removed.says);
+}

@@ -33,6 +33,8 @@ const MODULES: &[&str] = &[
     "act_bpf",
     "nf_tables",
     "nft_ct",
+    "nft_chain_nat",
+    "nft_masq",
     "inet_diag",
     "tcp_diag",
     "udp_diag",
