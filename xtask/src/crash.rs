@@ -16,9 +16,9 @@ pub struct Args {
     /// Every point, not one of each state, and for each every point of the guardian's recovery; takes hours
     #[arg(long)]
     all: bool,
-    /// At most so many seconds of deaths; those that do not fit in are left out, others in each run
-    #[arg(long)]
-    seconds: Option<u64>,
+    /// Seconds of deaths; those that do not fit in are left out, others in each run
+    #[arg(long, default_value_t = 600, conflicts_with = "all")]
+    seconds: u64,
     /// Draws the same deaths as an earlier run, which printed it
     #[arg(long)]
     seed: Option<u64>,
@@ -39,9 +39,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let file = repo::target().join(format!("crash-points-{}.json", std::process::id()));
     let mut command = run::command(&test.path, ["--nocapture"]);
     command.current_dir(&test.package).env("FIREDRILL_CRASH_TABLE", &file);
-    if let Some(seconds) = args.seconds {
-        command.env("FIREDRILL_CRASH_BUDGET", seconds.to_string());
-    }
+    command.env("FIREDRILL_CRASH_BUDGET", args.seconds.to_string());
     if args.all {
         command.env("FIREDRILL_CRASH_ALL", "1");
     }
@@ -104,7 +102,10 @@ fn write(markdown: &str, table: &Value) -> Result<()> {
     let how = if table["all"] == Value::Bool(true) {
         "Every point was tried, and for each every point of the recovery.".to_owned()
     } else {
-        format!("Drawn with seed {seed}.")
+        let sum =
+            |key: &str| table["rows"].as_array().into_iter().flatten().filter_map(|r| r[key].as_u64()).sum::<u64>();
+        let (tried, states) = (sum("tried"), sum("states"));
+        format!("Drawn with seed {seed}; in the time given {tried} of {states} states were tried.")
     };
     let text = format!(
         "# Crash points\n\n\
