@@ -204,3 +204,13 @@ fn the_line_ends_and_the_mark_of_windows_editors_are_taken() {
     let found = library.check();
     assert_eq!((found[0].place.line, found[0].place.column), (32, 19), "{}", found[0]);
 }
+
+#[test]
+fn a_mistake_is_shown_where_lines_end_as_they_did_on_old_macs() {
+    let text = SHOP.replace('\n', "\r").replace("radius: [web]", "radius: [wep]");
+    let mut library = Library::default();
+    library.add("x.yaml", &text).unwrap_or_else(|e| panic!("{e}"));
+    let found = library.check();
+    assert_eq!((found[0].place.line, found[0].place.column), (32, 19), "{}", found[0]);
+    assert!(found[0].line.starts_with("expect: {radius: [wep]"), "{}", found[0]);
+}

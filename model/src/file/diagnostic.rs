@@ -44,7 +44,9 @@ pub struct Diagnostic {
 impl Diagnostic {
     /// A finding at a place of `text`, the content of `file`.
     pub fn new(file: &str, text: &str, place: Place, message: impl Into<String>, help: Option<String>) -> Self {
-        let line = place.line.checked_sub(1).and_then(|n| text.lines().nth(n)).unwrap_or_default();
+        // As YAML counts them: a carriage return alone ends a line, too.
+        let text = text.replace("\r\n", "\n");
+        let line = place.line.checked_sub(1).and_then(|n| text.split(['\n', '\r']).nth(n)).unwrap_or_default();
         // A file must not be able to steer the terminal that shows what is wrong with it.
         let line = line.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect();
         Self { file: file.to_owned(), place, message: message.into(), help, line }
