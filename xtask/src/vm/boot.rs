@@ -34,11 +34,11 @@ pub struct Finished {
 
 /// Boots, shows the results as they come, and returns them. A guest that says that it resets itself is booted again
 /// with the same disk. A panic of the guest, a guest that says no status and one that takes too long are errors.
-pub fn boot(guest: &Guest, image: &Path, initrd: &Path, folder: &Path) -> Result<Finished> {
+pub fn boot(guest: &Guest, version: &str, image: &Path, initrd: &Path, folder: &Path) -> Result<Finished> {
     let disk = disk(folder)?;
     let mut done = Finished { results: String::new(), success: false, took: Duration::ZERO };
     for life in 1..=LIVES {
-        let mut command = qemu(guest, image, initrd)?;
+        let mut command = qemu(guest, version, image, initrd)?;
         command.arg("-drive").arg(format!("file={},format=raw,if=virtio", disk.display()));
         let lived = live(guest, command, &folder.join(life.to_string()))?;
         done.results.push_str(&lived.results);
@@ -116,15 +116,21 @@ fn live(guest: &Guest, mut command: Command, folder: &Path) -> Result<Lived> {
 }
 
 /// `timeout` ends QEMU even when we are killed first.
-fn qemu(guest: &Guest, image: &Path, initrd: &Path) -> Result<Command> {
+/// The processor that a kernel gets. Without cmpxchg16b (`-cx16`) Linux 7.3 has no memory for the storage of sockets, and
+/// with it 6.12 was seen to crash as it booted.
+fn processor(version: &str) -> &'static str {
+    let major = version.split('.').next().and_then(|major| major.parse::<u32>().ok());
+    if major.is_some_and(|major| major >= 7) { "max" } else { "max,-cx16" }
+}
+
+fn qemu(guest: &Guest, version: &str, image: &Path, initrd: &Path) -> Result<Command> {
     let program = run::find("qemu-system-x86_64").context("QEMU is not installed: `cargo xtask setup --vm`")?;
     let limit = format!("{}", guest.timeout.as_secs());
     let mut command = run::command("timeout", ["--kill-after=5", &limit]);
     command.arg(program).args(["-nodefaults", "-no-user-config", "-display", "none", "-M", "q35", "-no-reboot"]);
     match guest.accelerator {
-        // Threads crashed guests: this is the slow and sure way. Without cmpxchg16b (`-cx16`) newer kernels have no memory
-        // for the storage of sockets (kmalloc_nolock), seen with 7.3.
-        super::Accelerator::Tcg => command.args(["-accel", "tcg,thread=single", "-cpu", "max"]),
+        // Threads crashed guests: this is the slow and sure way.
+        super::Accelerator::Tcg => command.args(["-accel", "tcg,thread=single", "-cpu", processor(version)]),
         super::Accelerator::Kvm => command.args(["-accel", "kvm", "-cpu", "host"]),
     };
     command.args(["-smp", "2", "-m", &guest.memory_mib.to_string()]);

@@ -120,7 +120,7 @@ fn boot_with(
     let archive = initramfs::pack(kernel, tests, extra, options)?;
     fs::write(&initrd, &archive).with_context(|| format!("cannot write {}", initrd.display()))?;
     eprintln!("guest: {}, {} MiB of files, {} test binaries", kernel.image.display(), archive.len() >> 20, tests.len());
-    let booted = boot::boot(guest, &kernel.image, &initrd, &folder);
+    let booted = boot::boot(guest, &kernel.version, &kernel.image, &initrd, &folder);
     fs::remove_file(&initrd).with_context(|| format!("cannot remove {}", initrd.display()))?;
     let done = booted?;
     fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
