@@ -409,7 +409,7 @@ pub fn latency_changes() -> Vec<Change> {
         reorder: false,
     };
     let rule = Rule {
-        interface: None,
+        interface: Some(interface.clone()),
         sockets: None,
         ways: vec![Way::Egress],
         filter: Filter::default(),
