@@ -148,7 +148,9 @@ impl Shaper {
                 let takes_ns = |bytes: u64| (u128::from(bytes) * 8_000_000_000 / u128::from(rate.max(1))) as u64;
                 // The clock is where the last bit that was let in will have left; it may be a burst ahead.
                 let from_ns = (*clock_ns).max(due_ns);
-                let wait_ns = (from_ns - due_ns).saturating_sub(takes_ns(burst.saturating_sub(bytes)));
+                // A packet leaves with its last bit, or a burst before that.
+                let leaves_ns = (from_ns + takes_ns(bytes)).saturating_sub(takes_ns(burst));
+                let wait_ns = leaves_ns.saturating_sub(due_ns);
                 if wait_ns > takes_ns(queue) {
                     return Fate { dropped: true, ..Fate::default() };
                 }
@@ -215,6 +217,14 @@ mod tests {
         assert_eq!(waits, [0, 1, 2, 3]);
         assert!(fates[0] == Fate::default() && fates[1].queued);
         assert_eq!(shaper.decide(4_000_000, 1000, 1, &mut chance), Fate::default(), "all have left");
+    }
+
+    #[test]
+    fn a_packet_greater_than_a_burst_waits_for_its_own_end_too() {
+        let mut chance = StdRng::seed_from_u64(7);
+        let mut shaper = shaper(Shape::Limit { rate: 8_000_000, burst: 1000, queue: 90_000, per_flow: false });
+        assert_eq!(shaper.decide(0, 5000, 1, &mut chance).wait_ns, 4_000_000);
+        assert_eq!(shaper.decide(0, 1000, 1, &mut chance).wait_ns, 5_000_000);
     }
 
     #[test]
