@@ -31,6 +31,8 @@ fn fault(name: &str, random: &mut StdRng) -> (&'static [&'static str], String) {
     match name {
         "latency" => (PACKETS, format!("{{delay: {number}ms, jitter: {}ms, direction: {way}}}", number / 2)),
         "loss" => (PACKETS, format!("{{percent: {number}%, direction: {way}}}")),
+        "duplicate" | "corrupt" | "reorder" => (PACKETS, format!("{{percent: {number}%, direction: {way}}}")),
+        "bandwidth" => (PACKETS, format!("{{rate: {number}mbit, direction: {way}}}")),
         "partition" => (PACKETS, ["{}", "{peers: [10.215.0.0/24]}", "{peers: [\"fd00::/16\"]}"][number % 3].into()),
         "pause" => (&["group", "kept", "process"], "{}".into()),
         "stop" => (&["kept"], "{}".into()),
