@@ -396,14 +396,15 @@ fn units_are_as_before_wherever_an_agent_its_guardian_or_the_recovery_dies() {
     machine.bring("crash_points", &program).expect("the test");
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../experiments/faults");
     machine.bring("faults", &examples).expect("the examples");
-    let told = machine.run(&[
-        "env",
-        "FIREDRILL_CRASH_UNITS=1",
-        &format!("FIREDRILL_EXAMPLES={}", Machine::inside("faults")),
-        &format!("FIREDRILL_CRASH_BUDGET={}", std::env::var("FIREDRILL_CRASH_BUDGET").as_deref().unwrap_or("240")),
-        &Machine::inside("crash_points"),
-        "--nocapture",
-    ]);
+    let asked = |name: &str| std::env::var(name).ok().map(|value| format!("{name}={value}"));
+    let budget = asked("FIREDRILL_CRASH_BUDGET").unwrap_or_else(|| "FIREDRILL_CRASH_BUDGET=280".into());
+    let examples = format!("FIREDRILL_EXAMPLES={}", Machine::inside("faults"));
+    let drawn = [asked("FIREDRILL_CRASH_SEED"), asked("FIREDRILL_CRASH_ONLY")];
+    let program = Machine::inside("crash_points");
+    let mut command = vec!["env", "FIREDRILL_CRASH_UNITS=1", &examples, &budget];
+    command.extend(drawn.iter().flatten().map(String::as_str));
+    command.extend([program.as_str(), "--nocapture"]);
+    let told = machine.run(&command);
     println!("{}", told.expect("the host is clean after each death"));
 }
 

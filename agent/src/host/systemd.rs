@@ -176,10 +176,17 @@ pub fn revive(unit: &str) -> io::Result<String> {
         // Its failure is left for people to see.
         return Ok("nobody restarts it (Restart=no)".into());
     }
-    let failed = |unit: &Unit| unit.facts.as_ref().is_some_and(|f| f.active == "failed");
-    let gave_up = failed(&found);
-    reset(unit)?;
-    if !gave_up && !failed(&show(unit)?) {
+    let is = |unit: &Unit, states: &[&str]| unit.facts.as_ref().is_some_and(|f| states.contains(&f.active.as_str()));
+    let done = reset(unit);
+    let now = show(unit)?;
+    // One that is restarted is never at rest by itself: it was reset by one who died before it could start it. (Or stopped by
+    // hand, which looks the same; it ran when the fault began.)
+    let at_rest = [&found, &now].into_iter().any(|unit| is(unit, &["failed", "inactive"]));
+    // One that was reset may not be known any more, which is no failure of ours.
+    if !at_rest || is(&now, &["failed"]) {
+        done?;
+    }
+    if !at_rest {
         return Ok("left to its supervisor".into());
     }
     act("unit.start", "start", unit)?;
