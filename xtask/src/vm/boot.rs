@@ -86,13 +86,13 @@ fn live(guest: &Guest, mut command: Command, folder: &Path) -> Result<Lived> {
     let mut shown = 0;
     let ended = loop {
         let ended = child.try_wait().context("cannot wait for QEMU")?;
-        shown += show(&results, shown)?;
+        shown += show(&results, shown, guest.quiet)?;
         match ended {
             Some(ended) => break ended,
             None => thread::sleep(POLL),
         }
     };
-    show(&results, shown)?;
+    show(&results, shown, guest.quiet)?;
 
     let text = |file: &Path| fs::read(file).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
     let results = text(&results).context("cannot read the guest's results")?;
@@ -141,12 +141,14 @@ fn qemu(guest: &Guest, version: &str, image: &Path, initrd: &Path) -> Result<Com
 }
 
 /// Copies what came since `from` (bytes) to standard output.
-fn show(file: &Path, from: u64) -> Result<u64> {
+fn show(file: &Path, from: u64, quiet: bool) -> Result<u64> {
     let mut new = Vec::new();
     let mut file = fs::File::open(file).context("cannot open the guest's results")?;
     file.seek(SeekFrom::Start(from))
         .and_then(|_| file.read_to_end(&mut new))
         .context("cannot read the guest's results")?;
-    std::io::stdout().write_all(&new).context("cannot write to standard output")?;
+    if !quiet {
+        std::io::stdout().write_all(&new).context("cannot write to standard output")?;
+    }
     Ok(new.len() as u64)
 }

@@ -45,6 +45,9 @@ pub struct Guest {
     /// Seconds until the guest is ended
     #[arg(long, default_value = "900", value_parser = seconds)]
     pub timeout: Duration,
+    /// Whether what the guest says is shown only when something is wrong: two that run at once would mix it
+    #[arg(skip)]
+    pub quiet: bool,
 }
 
 /// How QEMU runs the guest's code.
@@ -67,7 +70,8 @@ impl Guest {
             kernel: kernel.to_owned(),
             accelerator: Accelerator::Tcg,
             memory_mib: 1536,
-            timeout: Duration::from_secs(900),
+            timeout: Duration::from_secs(1200),
+            quiet: true,
         }
     }
 }
@@ -102,9 +106,13 @@ fn named(path: &std::path::Path) -> Result<Executable> {
 
 /// Runs the tests that are meant for a guest with this kernel, and says how many passed.
 pub fn run_tests(guest: &Guest, built: &Built, options: &[String]) -> Result<Outcome> {
-    let kernel = Kernel::get(&guest.kernel)?;
+    run_tests_on(guest, &Kernel::get(&guest.kernel)?, built, options)
+}
+
+/// As [`run_tests`], on a kernel that was fetched before.
+pub fn run_tests_on(guest: &Guest, kernel: &Kernel, built: &Built, options: &[String]) -> Result<Outcome> {
     let tests = built.for_guests(kernel.is_too_old());
-    boot_with(guest, &kernel, &tests, &[built.firedrill.clone(), built.stage.clone()], options)
+    boot_with(guest, kernel, &tests, &[built.firedrill.clone(), built.stage.clone()], options)
 }
 
 /// Packs, boots and counts. `extra` are programs that the tests start; they are put into `/usr/bin`.
@@ -127,6 +135,9 @@ fn boot_with(
     let mut outcome = Outcome::parse(&done.results);
     if !done.success && outcome.failed == 0 {
         outcome.failed = 1; // a test binary that died without a summary
+    }
+    if guest.quiet && outcome.failed > 0 {
+        println!("--- the guest with Linux {}\n{}\n---", kernel.version, done.results);
     }
     println!("VM with Linux {}: {outcome} ({:.1} s)", kernel.version, done.took.as_secs_f64());
     Ok(outcome)
