@@ -159,7 +159,9 @@ fn modules(archive: &mut Archive, kernel: &Kernel) -> Result<()> {
 
 /// The program without what only a debugger needs, which would be most of the guest's files, and of its time to boot.
 fn static_binary(file: &Path) -> Result<Vec<u8>> {
-    let smaller = std::env::temp_dir().join(format!("firedrill-strip-{}", std::process::id()));
+    // Several guests are packed at once.
+    let thread = std::thread::current().id();
+    let smaller = std::env::temp_dir().join(format!("firedrill-strip-{}-{thread:?}", std::process::id()));
     let strip = find("strip")?;
     let done = run::output(run::command(strip, ["--strip-debug", "-o"]).arg(&smaller).arg(file));
     let data = done.and_then(|_| read(&smaller));
