@@ -106,13 +106,20 @@ fn named(path: &std::path::Path) -> Result<Executable> {
 
 /// Runs the tests that are meant for a guest with this kernel, and says how many passed.
 pub fn run_tests(guest: &Guest, built: &Built, options: &[String]) -> Result<Outcome> {
-    run_tests_on(guest, &Kernel::get(&guest.kernel)?, built, options)
+    let kernel = Kernel::get(&guest.kernel)?;
+    let tests = built.for_guests(kernel.is_too_old());
+    run_these(guest, &kernel, built, &tests, options)
 }
 
-/// As [`run_tests`], on a kernel that was fetched before.
-pub fn run_tests_on(guest: &Guest, kernel: &Kernel, built: &Built, options: &[String]) -> Result<Outcome> {
-    let tests = built.for_guests(kernel.is_too_old());
-    boot_with(guest, kernel, &tests, &[built.firedrill.clone(), built.stage.clone()], options)
+/// Runs some of the tests for guests, on a kernel that was fetched before.
+pub fn run_these(
+    guest: &Guest,
+    kernel: &Kernel,
+    built: &Built,
+    tests: &[&Executable],
+    options: &[String],
+) -> Result<Outcome> {
+    boot_with(guest, kernel, tests, &[built.firedrill.clone(), built.stage.clone()], options)
 }
 
 /// Packs, boots and counts. `extra` are programs that the tests start; they are put into `/usr/bin`.
