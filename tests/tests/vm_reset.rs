@@ -80,7 +80,7 @@ impl Play {
              \x20     - {{name: lossy, netns: reset-net, interface: lo}}\n\
              \x20     - {{name: lone, process: {{cmdline: \"{LONE}\"}}}}\n\
              \x20     - name: commanded\n\
-             \x20       cgroup: reset-web\n\
+             \x20       cgroup: reset-commanded\n\
              \x20       control: {{stop: [touch, /run/stopped], start: [sh, -c, \"echo started >> {started}\"]}}\n\
              ---\nkind: Experiment\nname: reset\nsystem: site\nsteps:\n\
              \x20 - {{target: web/frozen, inject: [{{pause: {{}}}}], for: 300s}}\n\
@@ -170,18 +170,24 @@ fn reset() -> ! {
 /// What the faults act on: a group, a process, a namespace.
 struct Actors {
     member: Child,
+    commanded: Child,
     lone: Child,
+}
+
+/// A process in a new group.
+fn member_of(group: &str) -> Child {
+    let group = cgroup::path_of(group).expect("cgroup v2");
+    fs::create_dir(&group).expect("a group");
+    let mut member = Command::new("sleep");
+    let member = member.arg("1000").spawn().expect("a process");
+    fs::write(group.join("cgroup.procs"), member.id().to_string()).expect("moved");
+    member
 }
 
 impl Actors {
     /// `lone` gets this number.
     fn new(number: Option<i32>) -> Self {
-        let group = cgroup::path_of("reset-web").expect("cgroup v2");
-        fs::create_dir(&group).expect("a group");
-        let mut member = Command::new("sleep");
-        member.arg("1000");
-        let member = member.spawn().expect("a process");
-        fs::write(group.join("cgroup.procs"), member.id().to_string()).expect("moved");
+        let (member, commanded) = (member_of("reset-web"), member_of("reset-commanded"));
         stage::make_netns("reset-net").expect("a namespace");
         let lone = || Command::new("sh").args(["-c", "while :; do sleep 1; done", LONE]).process_group(0).spawn();
         let lone = loop {
@@ -199,7 +205,7 @@ impl Actors {
                 _ => break child,
             }
         };
-        Self { member, lone }
+        Self { member, commanded, lone }
     }
 
     /// As an administrator of this boot, does to them what the faults of the last one did.
@@ -245,15 +251,17 @@ impl Actors {
 
 impl Drop for Actors {
     fn drop(&mut self) {
-        for child in [&mut self.member, &mut self.lone] {
+        for child in [&mut self.member, &mut self.commanded, &mut self.lone] {
             let _ = child.kill();
         }
         let group = cgroup::path_of("reset-web").expect("cgroup v2");
         let _ = fs::write(group.join("cgroup.freeze"), "0");
-        for child in [&mut self.member, &mut self.lone] {
+        for child in [&mut self.member, &mut self.commanded, &mut self.lone] {
             let _ = child.wait();
         }
         let _ = stage::remove_cgroup(&group);
+        let commanded = cgroup::path_of("reset-commanded").expect("cgroup v2");
+        let _ = stage::remove_cgroup(&commanded);
         let _ = stage::delete_netns("reset-net");
     }
 }
