@@ -247,11 +247,11 @@ fn demo(built: &Built, right: Right) -> Outcome {
 }
 
 /// Whether a test for guests is among those of the suite: on the newest kernel those of packets and of the guest itself, on the
-/// others all but the random kills, which `vm-test` runs too.
+/// others all but the random kills and `host`, which `vm-test` runs too.
 fn is_usual(kernel: &str, test: &str) -> bool {
     match kernel {
         vm::kernel::NEWEST => test.starts_with("dataplane") || test.starts_with("vm_"),
-        _ => !test.starts_with("crash_random"),
+        _ => !["crash_random", "host"].iter().any(|slow| test.starts_with(slow)),
     }
 }
 
