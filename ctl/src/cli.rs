@@ -250,12 +250,9 @@ pub struct HaltArgs {
     /// Shown to whoever wants to begin one
     #[arg(long, value_name = "TEXT")]
     pub reason: Option<String>,
-    /// Print as JSON
-    #[arg(long)]
-    pub json: bool,
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub places: HostPlaces,
+    pub common: JsonArg,
 }
 
 /// Arguments of `doctor`.

@@ -37,6 +37,13 @@ fn bad(outcome: &Outcome, phase: &str) -> f64 {
     outcome.probe("watched/url")[phase]["bad_share"].as_f64().unwrap_or(f64::NAN)
 }
 
+/// Whether the watched URL was down during the fault: every answer is bad but those that were sent before the unit had
+/// stopped, which takes systemd some 100 ms, or a sample.
+fn is_down(outcome: &Outcome) -> bool {
+    let fault = &outcome.probe("watched/url")["fault"];
+    matches!((fault["bad"].as_u64(), fault["taken"].as_u64()), (Some(bad), Some(taken)) if bad > 0 && bad + 2 >= taken)
+}
+
 /// The median latency (ms) of the watched URL in a phase.
 fn median(outcome: &Outcome, phase: &str) -> f64 {
     outcome.probe("watched/url")[phase]["p50_ms"].as_f64().unwrap_or(f64::NAN)
@@ -64,7 +71,8 @@ fn a_stopped_unit_is_down_for_the_duration_and_up_again_afterwards() {
         machine.drill(&["inject", "stop", "--unit", "web.service", "--for", "2s", "--watch", WEB]).expect("a run");
     outcome.expect("held", 0);
     assert_eq!(receipt(&outcome).0, "effective", "{}", outcome.told());
-    assert_eq!((bad(&outcome, "baseline"), bad(&outcome, "fault")), (0.0, 1.0), "{}", outcome.told());
+    assert_eq!(bad(&outcome, "baseline"), 0.0, "{}", outcome.told());
+    assert!(is_down(&outcome), "{}", outcome.told());
     assert_ne!(outcome.probe("watched/url")["healed"], "not", "{}", outcome.told());
     assert_eq!(machine.state("web.service"), "active");
     assert_eq!(
@@ -122,7 +130,8 @@ fn a_socket_does_not_bring_its_service_back_and_listens_again_afterwards() {
     let outcome = machine.drill(&["inject", "stop", "--unit", "lazy", "--for", "2s", "--watch", LAZY]).expect("a run");
     outcome.expect("held", 0);
     assert_eq!(receipt(&outcome).0, "effective", "{}", outcome.told());
-    assert_eq!((bad(&outcome, "baseline"), bad(&outcome, "fault")), (0.0, 1.0), "{}", outcome.told());
+    assert_eq!(bad(&outcome, "baseline"), 0.0, "{}", outcome.told());
+    assert!(is_down(&outcome), "{}", outcome.told());
     assert_eq!((machine.state("lazy.socket").as_str(), machine.state("lazy.service").as_str()), ("active", "active"));
     assert_eq!(machine.state("lazy.timer"), "inactive", "a trigger that was not in use is not started");
     assert_ne!(outcome.probe("watched/url")["healed"], "not", "{}", outcome.told());
@@ -145,8 +154,7 @@ fn units_that_systemd_stops_with_it_are_started_again_too() {
         machine.drill(&["inject", "stop", "--unit", "store", "--for", "1s", "--watch", "http://127.0.0.1:8082/"]);
     let outcome = outcome.expect("a run");
     outcome.expect("held", 0);
-    // Not all: the sample at the edge of the window may have been sent before the unit was gone.
-    assert!(bad(&outcome, "fault") > 0.8, "{}", outcome.told());
+    assert!(is_down(&outcome), "{}", outcome.told());
     for unit in ["store.service", "app.service", "front.service"] {
         assert_eq!(machine.state(unit), "active", "{unit}");
     }

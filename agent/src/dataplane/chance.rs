@@ -2,9 +2,8 @@
 
 use std::f64::consts::TAU;
 
+use firedrill_model::change::Distribution;
 use rand::Rng;
-
-use super::shape::Distribution;
 
 /// Whether something of this probability happens.
 pub(super) fn happens(share: f64, chance: &mut impl Rng) -> bool {

@@ -70,7 +70,7 @@ pub use self::{
     load::{Support, kernel_support},
     netns::within,
     rule::{Action, Cidr, Loss, MAX_DELAY, Protocol, RuleError, RuleSpec},
-    shape::{Distribution, Shape},
+    shape::Shape,
     tags::{Rescan, Tag},
 };
 pub use crate::sys::clock::monotonic_ns;

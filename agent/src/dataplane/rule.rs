@@ -11,11 +11,9 @@ use firedrill_abi::{
     Peer, PortRange, Rule,
 };
 
-use super::{
-    Direction,
-    shape::{Distribution, Shape},
-    tags::Tag,
-};
+use firedrill_model::change::Distribution;
+
+use super::{Direction, shape::Shape, tags::Tag};
 
 /// The longest delay, jitter included. Longer ones are a `partition`.
 pub const MAX_DELAY: Duration = Duration::from_secs(60);

@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
+use firedrill_model::change::Distribution;
 use rand::Rng;
 
 use super::chance::{self, Deviate};
@@ -10,20 +11,6 @@ use super::chance::{self, Deviate};
 const LONGEST_NS: f64 = 60e9;
 /// Flows whose rate is kept apart; when there are more, those that have been silent are forgotten.
 const MAX_FLOWS: usize = 65_536;
-
-/// How delays are spread about their mean.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Distribution {
-    /// Evenly between delay - jitter and delay + jitter.
-    #[default]
-    Uniform,
-    /// Normal; jitter is the standard deviation.
-    Normal,
-    /// Pareto of index 3, as netem has it.
-    Pareto,
-    /// A quarter normal, three quarters Pareto.
-    ParetoNormal,
-}
 
 /// What is done with packets that are held.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

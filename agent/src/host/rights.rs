@@ -6,10 +6,11 @@ use std::io;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// A capability that faults want, by its number (capabilities(7)), and which want it.
-const WANTED: [(u32, &str, &str); 4] = [
+const WANTED: [(u32, &str, &str); 5] = [
     (21, "CAP_SYS_ADMIN", "every fault, to enter network namespaces and look at its own programs"),
     (12, "CAP_NET_ADMIN", "loss, partition and latency"),
     (19, "CAP_SYS_PTRACE", "targets that are processes, groups or units"),
+    (1, "CAP_DAC_OVERRIDE", "what belongs to other users: their processes' descriptors, their control groups"),
     (5, "CAP_KILL", "kill and pause of processes of other users"),
 ];
 

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use firedrill_model::change::{Action, Checksum, Distribution, Filter, Losses, Per, Protocol, Rule, Way};
+use firedrill_model::change::{Action, Checksum, Filter, Losses, Per, Protocol, Rule, Way};
 use firedrill_model::receipt::{DelayHistogram, PacketCount};
 
 use firedrill_model::units::Percent;
@@ -63,12 +63,7 @@ fn action(action: Action) -> dataplane::Action {
         Action::Delay { delay, jitter, distribution, correlation, reorder } => Hold(Shape::Delay {
             delay: delay.0,
             jitter: jitter.0,
-            distribution: match distribution {
-                Distribution::Uniform => dataplane::Distribution::Uniform,
-                Distribution::Normal => dataplane::Distribution::Normal,
-                Distribution::Pareto => dataplane::Distribution::Pareto,
-                Distribution::ParetoNormal => dataplane::Distribution::ParetoNormal,
-            },
+            distribution,
             correlation: correlation.fraction(),
             reorder,
         }),

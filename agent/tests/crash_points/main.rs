@@ -24,10 +24,7 @@ fn main() -> ExitCode {
     if let Some(code) = parts::play() {
         return code;
     }
-    let root = nix::unistd::geteuid().is_root();
-    if !root {
-        println!("SKIPPED: these tests need root for namespaces, control groups and eBPF");
-    }
+    let root = support::is_root();
     let test = Trial::test("the_host_is_clean_wherever_an_agent_its_guardian_or_the_recovery_dies", || {
         cases::the_host_is_clean_wherever_an_agent_its_guardian_or_the_recovery_dies().map_err(Into::into)
     });

@@ -1,18 +1,19 @@
 //! The other parts that this binary plays, chosen by its first argument.
 
 use std::fs;
-use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use firedrill_agent::agent::{Agent, InjectError, Options};
+use firedrill_agent::agent::{Agent, InjectError};
 use firedrill_agent::crash_point;
 use firedrill_agent::journal::Directories;
 use firedrill_model::change::Plan;
 use firedrill_model::fault::Fault;
 use firedrill_model::run::TargetPlan;
 use serde::{Deserialize, Serialize};
+
+use crate::support;
 
 /// What an agent does before it says farewell, if it gets that far.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -35,17 +36,6 @@ pub fn guardian_file(run: &Path) -> PathBuf {
     run.join("guardian-pid")
 }
 
-/// The options of an agent of these tests: its guardian is this binary.
-pub fn options(directories: &Directories, what: &str) -> Options {
-    let this = std::env::current_exe().expect("this binary");
-    Options {
-        directories: directories.clone(),
-        guardian: vec![this.into(), "guardian".into()],
-        lease: Duration::from_secs(60),
-        ..Options::new(what)
-    }
-}
-
 /// Plays a part, when one is asked for.
 pub fn play() -> Option<ExitCode> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -61,7 +51,7 @@ pub fn play() -> Option<ExitCode> {
             crash_point::arm("agent").expect("armed");
             Some(ExitCode::from(agent(orders)))
         }
-        ["answer", port] => Some(answer(port)),
+        ["answer", port] => Some(support::answer(port)),
         _ => None,
     }
 }
@@ -70,7 +60,7 @@ pub fn play() -> Option<ExitCode> {
 fn agent(orders: Orders) -> u8 {
     const LONG: Duration = Duration::from_secs(60);
     let directories = Directories { run: orders.run, state: orders.state };
-    let agent = match Agent::start(options(&directories, "a run that dies")) {
+    let agent = match Agent::start(support::options(&directories, "a run that dies")) {
         Ok(agent) => agent,
         Err(e) => return failed(&e),
     };
@@ -107,16 +97,4 @@ fn agent(orders: Orders) -> u8 {
 fn failed(why: &dyn std::fmt::Display) -> u8 {
     eprintln!("{why}");
     FAILED
-}
-
-/// Sends every datagram back to where it came from.
-fn answer(port: &str) -> ExitCode {
-    let port: u16 = port.parse().expect("a port");
-    let socket = UdpSocket::bind(("::", port)).expect("a socket for both families");
-    let mut buffer = [0; 1500];
-    loop {
-        if let Ok((len, from)) = socket.recv_from(&mut buffer) {
-            let _ = socket.send_to(&buffer[..len], from);
-        }
-    }
 }

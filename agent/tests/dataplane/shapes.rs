@@ -4,11 +4,13 @@ use std::{
     collections::HashSet,
     io::{Read as _, Write as _},
     net::UdpSocket,
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
     thread,
     time::{Duration, Instant},
 };
 
-use firedrill_agent::dataplane::{Action, Counters, DataPlane, Direction, Distribution, Loss, RuleSpec, Shape};
+use firedrill_agent::dataplane::{Action, Counters, DataPlane, Direction, Loss, RuleSpec, Shape};
+use firedrill_model::change::Distribution;
 use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::support::{A4, A6, B4, B6, Pair, address, later, needs_root};
@@ -26,20 +28,31 @@ fn with_line(pair: &Pair) -> DataPlane {
     plane
 }
 
+/// When nothing has come for so long after the last was sent, nothing will.
+const QUIET: Duration = Duration::from_secs(1);
+
 /// Numbered datagrams, and those that arrived, in their order. Paced, so that no socket buffer overflows.
 fn numbers_that_arrive(from: &UdpSocket, to: &UdpSocket, count: u32) -> Vec<u32> {
     let target = to.local_addr().unwrap();
-    to.set_read_timeout(Some(Duration::from_millis(700))).unwrap();
+    let all_sent = AtomicBool::new(false);
+    to.set_read_timeout(Some(QUIET)).unwrap();
     // A receiver that does not get the processor for a while loses nothing.
     setsockopt(to, sockopt::RcvBufForce, &(64 << 20)).unwrap();
     thread::scope(|scope| {
         let receiver = scope.spawn(|| {
             let (mut bytes, mut numbers) = ([0; 64], Vec::new());
-            while let Ok(len) = to.recv(&mut bytes) {
-                assert_eq!(len, 32);
-                numbers.push(u32::from_ne_bytes(bytes[..4].try_into().unwrap()));
+            // A sender that does not get the processor for a while is not at its end.
+            loop {
+                let was_all = all_sent.load(Relaxed);
+                match to.recv(&mut bytes) {
+                    Ok(len) => {
+                        assert_eq!(len, 32);
+                        numbers.push(u32::from_ne_bytes(bytes[..4].try_into().unwrap()));
+                    }
+                    Err(_) if was_all => return numbers,
+                    Err(_) => {}
+                }
             }
-            numbers
         });
         for number in 0..count {
             let mut bytes = [0xa5; 32];
@@ -49,6 +62,7 @@ fn numbers_that_arrive(from: &UdpSocket, to: &UdpSocket, count: u32) -> Vec<u32>
                 thread::sleep(Duration::from_millis(1));
             }
         }
+        all_sent.store(true, Relaxed);
         receiver.join().unwrap()
     })
 }

@@ -12,9 +12,8 @@ use firedrill_model::receipt::Effect;
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::parts;
 use crate::support::{
-    Bench, Folder, Group, LONG, Netns, Process, SOON, controlled, eventually, fault, plan, read, target, words,
+    Bench, Folder, Group, LONG, Netns, Process, SOON, controlled, eventually, fault, options, plan, read, target, words,
 };
 
 pub fn a_group_is_frozen_for_the_fault_and_thawed_after_it() {
@@ -164,7 +163,7 @@ pub fn a_kernel_parameter_that_somebody_else_has_changed_since_is_left_so() {
 pub fn a_fault_that_is_not_renewed_ends_by_itself() {
     let (folder, group) = (Folder::new(), Group::new("lapsed"));
     let _member = group.start(&["sleep", "1000"], None);
-    let mut options = parts::options(&folder.directories(), "a test");
+    let mut options = options(&folder.directories(), "a test");
     options.lease = Duration::from_millis(300);
     let agent = Agent::start(options).expect("an agent");
     let found = agent.resolve(&target(group.spec())).expect("a target");

@@ -13,10 +13,9 @@ use firedrill_model::receipt::Effect;
 use serde_json::json;
 
 use crate::crash::Doomed;
-use crate::parts;
 use crate::strangers::{Bystanders, Crossroads, SERVER, STRANGER, Stranger, VICTIM, classic_filter};
 use crate::support::{
-    Bench, Folder, Group, LONG, Netns, Pair, SOON, assert_unchanged, eventually, fault, in_guest, port, target,
+    Bench, Folder, Group, LONG, Netns, Pair, SOON, assert_unchanged, eventually, fault, in_guest, options, port, target,
 };
 
 /// The ways of attaching that this kernel has.
@@ -36,7 +35,7 @@ fn faults() -> [(&'static str, Fault); 3] {
 
 fn bench(mode: AttachMode) -> Bench {
     let folder = Folder::new();
-    let options = Options { attach: Some(mode), ..parts::options(&folder.directories(), "a test") };
+    let options = Options { attach: Some(mode), ..options(&folder.directories(), "a test") };
     let agent = Agent::start(options).expect("an agent");
     Bench { agent, folder }
 }

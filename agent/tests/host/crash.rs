@@ -19,11 +19,11 @@ use firedrill_model::run::TargetPlan;
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::parts::{self, ARMED, Orders};
+use crate::parts::{ARMED, Orders};
 use crate::stages::Stage;
 use crate::support::{
     B4, Bench, Folder, Group, LONG, Netns, Pair, Process, SOON, assert_unchanged, controlled, eventually, fault,
-    guardian_of, plan, read, shelter_of, target, words,
+    guardian_of, options, plan, read, shelter_of, target, words,
 };
 
 /// Another process that is an agent, armed with faults.
@@ -250,7 +250,7 @@ pub fn what_an_agent_and_its_guardian_leave_when_both_are_killed_is_undone_by_th
     assert!(frozen.is_frozen() && !stage.is_gone(), "nobody was there to undo it");
     assert_eq!(recover::outstanding(&directories).len(), 7);
     eventually("it is reaped", || process::stat(guardian).is_err());
-    let agent = Agent::start(parts::options(&directories, "the next")).expect("an agent");
+    let agent = Agent::start(options(&directories, "the next")).expect("an agent");
     assert!(!frozen.is_frozen() && stage.is_gone());
     assert!(agent.recovery().undone.iter().any(|(what, _)| what.contains("freeze")), "{:?}", agent.recovery());
     assert!(!shelter_of(guardian).exists(), "nor is the group of that guardian left");
@@ -300,7 +300,7 @@ pub fn an_agent_that_says_farewell_leaves_no_process_group_or_journal() {
 pub fn a_dropped_agent_reverts_everything() {
     let (folder, group) = (Folder::new(), Group::new("dropped"));
     let _member = group.start(&["sleep", "1000"], None);
-    let agent = Agent::start(parts::options(&folder.directories(), "a test")).expect("an agent");
+    let agent = Agent::start(options(&folder.directories(), "a test")).expect("an agent");
     let found = agent.resolve(&target(group.spec())).expect("a target");
     agent.inject(&found, &fault("pause", json!({})), LONG).expect("injected");
     let second = agent.clone();
@@ -314,7 +314,7 @@ pub fn a_dropped_agent_reverts_everything() {
 pub fn a_second_agent_is_refused_with_the_name_of_the_first() {
     let bench = Bench::new();
     let directories = bench.folder.directories();
-    match Agent::start(parts::options(&directories, "another")) {
+    match Agent::start(options(&directories, "another")) {
         Err(StartError::Owner(error)) => {
             let text = error.to_string();
             assert!(text.contains("`a test`") && text.contains(&std::process::id().to_string()), "{text}");
@@ -323,7 +323,7 @@ pub fn a_second_agent_is_refused_with_the_name_of_the_first() {
     }
     assert!(bench.agent.renew().is_ok(), "the first is not disturbed");
     bench.agent.stop();
-    Agent::start(parts::options(&directories, "another")).expect("free again");
+    Agent::start(options(&directories, "another")).expect("free again");
 }
 
 pub fn a_service_that_is_started_again_after_a_crash_is_not_in_the_guardians_group() {

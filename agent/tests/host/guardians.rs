@@ -14,9 +14,8 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 
 use crate::crash::Doomed;
-use crate::parts;
 use crate::support::{
-    Folder, Group, LONG, Pair, assert_unchanged, eventually, fault, guardian_of, in_guest, shelter_of, target,
+    Folder, Group, LONG, Pair, assert_unchanged, eventually, fault, guardian_of, in_guest, options, shelter_of, target,
 };
 
 /// How long it may take until the agent has noticed and another one watches.
@@ -80,7 +79,7 @@ pub fn without_a_guardian_that_can_be_had_an_agent_keeps_no_fault() {
     let (folder, group) = (Folder::new(), Group::new("unguarded"));
     let _member = group.start(&["sleep", "1000"], None);
     let directories = folder.directories();
-    let mut options = parts::options(&directories, "a test");
+    let mut options = options(&directories, "a test");
     // One guardian is all that there is.
     let once = format!("mkdir {}/taken || exit 1; exec \"$@\"", folder.0.display());
     options.guardian.splice(0..0, ["sh".into(), "-c".into(), once.into(), "firedrill-guardian".into()]);

@@ -10,8 +10,7 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 
 use crate::crash::Doomed;
-use crate::parts;
-use crate::support::{Bench, Folder, Group, LONG, eventually, fault, guardian_of, in_guest, plan, target};
+use crate::support::{Bench, Folder, Group, LONG, eventually, fault, guardian_of, in_guest, options, plan, target};
 
 /// A frozen group, and the agent, another process, that keeps it so.
 fn frozen(folder: &Folder, group: &Group) -> Doomed {
@@ -45,13 +44,13 @@ pub fn a_halted_host_refuses_the_next_agent_until_it_is_cleared() {
     let folder = Folder::new();
     let directories = folder.directories();
     halt::set(&directories.run, "incident 4711").expect("halted");
-    match Agent::start(parts::options(&directories, "another")) {
+    match Agent::start(options(&directories, "another")) {
         Err(error @ StartError::Halted(_)) => assert!(error.to_string().contains("incident 4711"), "{error}"),
         other => panic!("{other:?}"),
     }
     assert!(guardian_of(&directories).is_none());
     assert!(halt::clear(&directories.run).expect("cleared"));
-    Agent::start(parts::options(&directories, "another")).expect("allowed again");
+    Agent::start(options(&directories, "another")).expect("allowed again");
 }
 
 pub fn an_agent_that_is_stopped_is_halted_at_once() {

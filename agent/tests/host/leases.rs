@@ -8,9 +8,8 @@ use firedrill_agent::agent::{Agent, Ended};
 use firedrill_model::facts::Control;
 use serde_json::json;
 
-use crate::parts;
 use crate::support::{
-    B4, Folder, Group, LONG, Netns, Pair, controlled, eventually, fault, in_guest, read, target, words,
+    B4, Folder, Group, LONG, Netns, Pair, controlled, eventually, fault, in_guest, options, read, target, words,
 };
 
 /// Short, and yet long against what a busy machine makes of a moment.
@@ -19,7 +18,7 @@ fn lease() -> Duration {
 }
 
 fn agent(folder: &Folder) -> Agent {
-    let mut options = parts::options(&folder.directories(), "a test of leases");
+    let mut options = options(&folder.directories(), "a test of leases");
     options.lease = lease();
     Agent::start(options).expect("an agent")
 }

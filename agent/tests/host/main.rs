@@ -37,10 +37,7 @@ fn main() -> ExitCode {
     if let Some(code) = parts::play() {
         return code;
     }
-    let root = nix::unistd::geteuid().is_root();
-    if !root {
-        println!("SKIPPED: these tests need root for namespaces, control groups and eBPF");
-    }
+    let root = support::is_root();
     let tests = trials! {
         changes: a_group_is_frozen_for_the_fault_and_thawed_after_it,
             a_group_that_somebody_else_has_frozen_is_refused_and_stays_frozen,

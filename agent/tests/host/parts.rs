@@ -1,7 +1,6 @@
 //! The other parts that this binary plays, chosen by its first argument.
 
 use std::io::{self, Read, Write};
-use std::net::UdpSocket;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -13,6 +12,8 @@ use firedrill_model::fault::Fault;
 use firedrill_model::run::TargetPlan;
 use nix::sys::signal::{SigSet, Signal};
 use serde::{Deserialize, Serialize};
+
+use crate::support;
 
 /// What an agent shall hold while it is killed.
 #[derive(Debug, Serialize, Deserialize)]
@@ -29,17 +30,6 @@ pub struct Orders {
 /// What an agent says when all of its orders are in force.
 pub const ARMED: &str = "armed";
 
-/// The options of an agent of these tests: its guardian is this binary.
-pub fn options(directories: &Directories, what: &str) -> Options {
-    let this = std::env::current_exe().expect("this binary");
-    Options {
-        directories: directories.clone(),
-        guardian: vec![this.into(), "guardian".into()],
-        lease: Duration::from_secs(60),
-        ..Options::new(what)
-    }
-}
-
 /// Plays a part, when one is asked for.
 pub fn play() -> Option<ExitCode> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -47,7 +37,7 @@ pub fn play() -> Option<ExitCode> {
     match words.as_slice() {
         ["guardian", run, state] => Some(firedrill_agent::guardian::main(run.into(), state.into()).into()),
         ["agent", orders] => Some(agent(orders)),
-        ["answer", port] => Some(answer(port)),
+        ["answer", port] => Some(support::answer(port)),
         ["linger"] => Some(linger()),
         _ => None,
     }
@@ -57,7 +47,7 @@ fn agent(orders: &str) -> ExitCode {
     let orders: Orders = serde_json::from_str(orders).expect("orders");
     let directories = Directories { run: orders.run, state: orders.state };
     let attach = orders.clsact.then_some(AttachMode::Clsact);
-    let options = Options { attach, ..options(&directories, "a run that is killed") };
+    let options = Options { attach, ..support::options(&directories, "a run that is killed") };
     let agent = Agent::start(options).expect("an agent");
     agent.apply(&orders.stage, Duration::from_secs(60)).expect("a stage");
     for (target, fault) in &orders.faults {
@@ -69,18 +59,6 @@ fn agent(orders: &str) -> ExitCode {
     // Until it is killed, or its standard input is closed because the test has ended.
     let _ = io::stdin().read(&mut [0]);
     ExitCode::SUCCESS
-}
-
-/// Sends every datagram back to where it came from, on both loopback addresses and all others.
-fn answer(port: &str) -> ExitCode {
-    let port: u16 = port.parse().expect("a port");
-    let socket = UdpSocket::bind(("::", port)).expect("a socket for both families");
-    let mut buffer = [0; 1500];
-    loop {
-        if let Ok((len, from)) = socket.recv_from(&mut buffer) {
-            let _ = socket.send_to(&buffer[..len], from);
-        }
-    }
 }
 
 /// How long a process of the next part takes to end.

@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::net::UdpSocket;
 use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitCode, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -22,8 +22,6 @@ use firedrill_model::run::TargetPlan;
 use firedrill_model::target::TargetSpec;
 use serde_json::json;
 
-use crate::parts;
-
 /// A time that no fault of these tests reaches by itself.
 pub const LONG: Duration = Duration::from_secs(60);
 /// How long a state may take to show.
@@ -38,6 +36,38 @@ pub fn in_guest() -> bool {
 pub fn unique(what: &str) -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     format!("fdh-{}-{}-{what}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// The options of an agent of these tests: its guardian is this binary.
+pub fn options(directories: &Directories, what: &str) -> Options {
+    let this = std::env::current_exe().expect("this binary");
+    Options {
+        directories: directories.clone(),
+        guardian: vec![this.into(), "guardian".into()],
+        lease: Duration::from_secs(60),
+        ..Options::new(what)
+    }
+}
+
+/// Sends every datagram back to where it came from, on both loopback addresses and all others.
+pub fn answer(port: &str) -> ExitCode {
+    let port: u16 = port.parse().expect("a port");
+    let socket = UdpSocket::bind(("::", port)).expect("a socket for both families");
+    let mut buffer = [0; 1500];
+    loop {
+        if let Ok((len, from)) = socket.recv_from(&mut buffer) {
+            let _ = socket.send_to(&buffer[..len], from);
+        }
+    }
+}
+
+/// Whether we are root; if not, says that these tests do not run.
+pub fn is_root() -> bool {
+    let root = nix::unistd::geteuid().is_root();
+    if !root {
+        println!("SKIPPED: these tests need root for namespaces, control groups and eBPF");
+    }
+    root
 }
 
 /// A folder.
@@ -77,7 +107,7 @@ impl Bench {
     /// On a host with this configuration.
     pub fn with(config: Config) -> Self {
         let folder = Folder::new();
-        let options = Options { config, ..parts::options(&folder.directories(), "a test") };
+        let options = Options { config, ..options(&folder.directories(), "a test") };
         Self { agent: Agent::start(options).expect("an agent"), folder }
     }
 

@@ -44,10 +44,7 @@ fn main() -> ExitCode {
     if let Some(code) = parts::play() {
         return code;
     }
-    let root = nix::unistd::geteuid().is_root();
-    if !root {
-        println!("SKIPPED: this test needs root for namespaces, control groups and eBPF");
-    }
+    let root = support::is_root();
     let test = Trial::test("an_agent_that_lives_long_holds_no_more_than_at_first", || {
         an_agent_that_lives_long_holds_no_more_than_at_first().map_err(Into::into)
     });
@@ -63,7 +60,7 @@ fn an_agent_that_lives_long_holds_no_more_than_at_first() -> Result<(), String> 
     let mut world = World::new();
     world.refresh();
     let directories = world.folder.directories();
-    let agent = Agent::start(parts::options(&directories, "a soak")).map_err(|e| e.to_string())?;
+    let agent = Agent::start(support::options(&directories, "a soak")).map_err(|e| e.to_string())?;
     let turns = turns(&agent, &mut world)?;
     let mut measured = Measured::default();
     let begun = Instant::now();

@@ -143,7 +143,7 @@ fn look(directories: &Directories) -> Vec<Finding> {
     let facts = host::facts();
     let support = kernel_support();
     let root = nix::unistd::Uid::effective().is_root();
-    let lacking = lacking_capabilities();
+    let lacking: Vec<&str> = host::rights::missing_capabilities().iter().map(|(name, _)| *name).collect();
     let btf = Path::new("/sys/kernel/btf/vmlinux").exists();
     let unwritable: Vec<String> =
         [&directories.run, &directories.state].into_iter().filter_map(|d| unwritable(d)).collect();
@@ -264,24 +264,6 @@ fn in_the_way(directories: &Directories) -> (bool, String, &'static str) {
             "sudo firedrill recover undoes them; `firedrill status` shows them",
         ),
     }
-}
-
-/// What faults need, by its number in capability.h.
-const CAPABILITIES: &[(u32, &str)] = &[
-    (1, "CAP_DAC_OVERRIDE"),
-    (5, "CAP_KILL"),
-    (12, "CAP_NET_ADMIN"),
-    (19, "CAP_SYS_PTRACE"),
-    (21, "CAP_SYS_ADMIN"),
-    (39, "CAP_BPF"),
-];
-
-/// Those of [`CAPABILITIES`] that this process has not (`CapEff` in proc_pid_status(5)).
-fn lacking_capabilities() -> Vec<&'static str> {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    let mask = mask.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(u64::MAX);
-    CAPABILITIES.iter().filter(|(number, _)| mask >> number & 1 == 0).map(|(_, name)| *name).collect()
 }
 
 /// Why nothing could be written in a folder, or in the nearest one above it that is there.

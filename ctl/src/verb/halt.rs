@@ -15,11 +15,11 @@ pub fn run(args: &HaltArgs) -> Result<ExitCode> {
     if !nix::unistd::Uid::effective().is_root() {
         return Err(UsageError("halting the host needs root; try: sudo firedrill halt".into()).into());
     }
-    let directories = args.places.directories();
+    let directories = args.common.places.directories();
     let file = halt::path(&directories.run);
     if args.clear {
         let was = halt::clear(&directories.run).with_context(|| format!("cannot remove {}", file.display()))?;
-        if args.json {
+        if args.common.json {
             say(format_args!("{}", serde_json::json!({ "halted": false, "was_halted": was })))?;
         } else {
             say(format_args!("{}", if was { "faults may begin again" } else { "this host was not halted" }))?;
@@ -47,7 +47,7 @@ pub fn run(args: &HaltArgs) -> Result<ExitCode> {
     if let Err(e) = &sign {
         all.left.push(format!("new faults are not kept from beginning: {} cannot be written: {e}", file.display()));
     }
-    if args.json {
+    if args.common.json {
         let json = serde_json::json!({
             "halted": sign.is_ok(), "owners": owners, "undone": all.undone, "left": all.left,
         });
