@@ -14,6 +14,8 @@ pub enum Measured {
     Packets(PacketCount),
     /// A kill, by process.
     Kill(KillCount),
+    /// Connections that were destroyed.
+    Reset(ResetCount),
     /// A state that was written and read back: frozen, stopped, suspended.
     State {
         /// Whether the state was in force each time it was read back.
@@ -105,6 +107,25 @@ pub struct KillCount {
     pub downtime: Option<Span>,
     /// Successors that were killed in their turn (`keep`).
     pub again: u64,
+}
+
+/// What became of the connections that a reset was about.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResetCount {
+    /// How often connections were looked for.
+    pub rounds: u64,
+    /// Connections that met every condition, and did not end by themselves meanwhile.
+    pub matched: u64,
+    /// Of those, connections that were gone when they were looked for again.
+    pub destroyed: u64,
+    /// Connections that met every condition and were left, because they are protected.
+    pub spared: u64,
+    /// What it was for and is no longer there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lost: Vec<Lost>,
+    /// Why a later round was not gone through with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<String>,
 }
 
 /// Whether a fault had an effect on its target.

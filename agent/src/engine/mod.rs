@@ -401,9 +401,11 @@ fn is_shared(a: &Change, b: &Change) -> bool {
 /// Whether two changes are about the same object, and so cannot both be made. Namespaces are compared by inode: one
 /// target may have been found by its name, another by a process in it.
 fn same_object(a: &Change, b: &Change) -> bool {
-    use Change::{Attach, Command, DelayLine, Freeze, Kill, MakeCgroup, Netns, Rule, StopUnit, Suspend, Sysctl, Tag};
+    use Change::{
+        Attach, Command, DelayLine, Freeze, Kill, MakeCgroup, Netns, Reset, Rule, StopUnit, Suspend, Sysctl, Tag,
+    };
     match (a, b) {
-        (Rule { .. } | Kill { .. }, _) => false,
+        (Rule { .. } | Kill { .. } | Reset { .. }, _) => false,
         (Attach { netns: n, interface: i, direction: d }, Attach { netns: m, interface: j, direction: e })
         | (DelayLine { netns: n, interface: i, direction: d }, DelayLine { netns: m, interface: j, direction: e }) => {
             (n.inode, i.index, d) == (m.inode, j.index, e)

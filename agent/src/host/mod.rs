@@ -1,6 +1,7 @@
 //! What the host is like: read-only looks at /proc, /sys and systemd.
 
 pub mod cgroup;
+pub mod connections;
 pub mod hooks;
 pub mod kernel;
 pub mod netns;

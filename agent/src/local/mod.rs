@@ -3,6 +3,7 @@
 mod convert;
 mod kill;
 mod planes;
+mod reset;
 
 use std::path::PathBuf;
 use std::process::Child;
@@ -23,6 +24,7 @@ use crate::undo::{self, Undo, UndoError};
 use crate::{crash_point, dataplane, stage, sysctl};
 use kill::{KillWatch, Mercy};
 use planes::{Planes, RuleExpiry, RuleHandle};
+use reset::{Aim, Resets};
 
 /// How long a state may take to be in force after it was asked for.
 const STATE_PATIENCE: Duration = Duration::from_secs(5);
@@ -37,6 +39,8 @@ pub enum Handle {
     Rule(RuleHandle),
     /// A kill and its watch.
     Kill(KillWatch),
+    /// A reset of connections.
+    Reset(Resets),
     /// A state that is read back from time to time.
     State(Watched),
     /// A process of ours.
@@ -124,6 +128,9 @@ impl Host for LocalHost {
             // Killed again and again, a unit runs into its limit of restarts, and would stay down for ever.
             Change::Kill { victim: Victim::Unit { unit, .. }, keep: true, .. } => Undo::Revive { unit: unit.clone() },
             Change::Kill { .. } => Undo::Irreversible("a kill is not undone; its supervisor brings it back".into()),
+            Change::Reset { .. } => {
+                Undo::Irreversible("connections are not brought back; applications connect again".into())
+            }
             Change::Suspend { process } => {
                 if process::is_stopped(process) {
                     return Err(taken(change, "somebody else has stopped it already"));
@@ -192,6 +199,18 @@ impl Host for LocalHost {
                 let mercy = Mercy { protected: self.protected.clone(), allow: allow.clone() };
                 Handle::Kill(KillWatch::begin(victim, *signal, *keep, mercy).map_err(failed())?)
             }
+            Change::Reset { netns, interface, sockets, filter, spare, every, allow } => {
+                let aim = Aim {
+                    netns: netns.clone(),
+                    interface: interface.clone(),
+                    sockets: sockets.clone(),
+                    filter: filter.clone(),
+                    spare: spare.clone(),
+                    protected: self.protected.clone(),
+                    allow: allow.clone(),
+                };
+                Handle::Reset(Resets::begin(aim, *every).map_err(failed())?)
+            }
             Change::Suspend { process } => {
                 if process::signal(process, libc::SIGSTOP).map_err(failed())? == process::Delivery::Gone {
                     return Err(gone(change));
@@ -238,6 +257,7 @@ impl Host for LocalHost {
         match (change, handle) {
             (_, Handle::Rule(rule)) => self.planes().count(rule).map(Measured::Packets),
             (_, Handle::Kill(watch)) => Some(Measured::Kill(watch.count())),
+            (_, Handle::Reset(resets)) => Some(Measured::Reset(resets.count())),
             (_, Handle::State(watched)) => Some(watched.read_back()),
             _ => None,
         }
@@ -256,6 +276,7 @@ impl Host for LocalHost {
                 return Ok(self.planes().remove_rule(rule)?.map(Measured::Packets));
             }
             (_, Handle::Kill(mut watch)) => return Ok(Some(Measured::Kill(watch.end()))),
+            (_, Handle::Reset(mut resets)) => return Ok(Some(Measured::Reset(resets.end()))),
             (Change::Attach { netns, interface, direction }, _) => {
                 self.planes().detach(netns, interface, *direction)?
             }

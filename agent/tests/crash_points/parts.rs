@@ -1,6 +1,8 @@
 //! The other parts that this binary plays, chosen by its first argument.
 
 use std::fs;
+use std::io::Read;
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -51,7 +53,10 @@ pub fn play() -> Option<ExitCode> {
             crash_point::arm("agent").expect("armed");
             Some(ExitCode::from(agent(orders)))
         }
-        ["answer", port] => Some(support::answer(port)),
+        ["answer", port] => {
+            keep_connected(port);
+            Some(support::answer(port))
+        }
         _ => None,
     }
 }
@@ -97,4 +102,19 @@ fn agent(orders: Orders) -> u8 {
 fn failed(why: &dyn std::fmt::Display) -> u8 {
     eprintln!("{why}");
     FAILED
+}
+
+/// Keeps a connection to itself up, which can be destroyed.
+fn keep_connected(port: &str) {
+    let port: u16 = port.parse().expect("a port");
+    std::thread::spawn(move || {
+        let listener = TcpListener::bind(("127.0.0.1", port)).expect("a listener");
+        loop {
+            let ends = TcpStream::connect(("127.0.0.1", port)).and_then(|near| Ok((near, listener.accept()?)));
+            if let Ok((mut near, _far)) = ends {
+                // Until it is destroyed: nothing is ever sent.
+                let _ = near.read(&mut [0]);
+            }
+        }
+    });
 }

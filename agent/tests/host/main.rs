@@ -15,6 +15,7 @@ mod leases;
 mod own_network;
 mod parts;
 mod protection;
+mod resets;
 mod snapshots;
 mod stages;
 mod strangers;
@@ -93,6 +94,9 @@ fn main() -> ExitCode {
             a_process_that_nobody_restarts_is_not_back;
         leases: a_rule_stays_in_force_while_another_fault_is_slow_and_the_owner_renews,
             what_a_hung_owner_does_not_renew_goes_quiet_though_the_engine_is_busy_and_never_comes_back;
+        resets: the_connections_of_a_group_are_destroyed_and_its_neighbours_stay,
+            the_connections_of_a_namespace_are_destroyed_again_and_again_until_the_end,
+            connections_of_the_agent_itself_are_left_and_none_is_no_effect;
         snapshots: what_changes_in_a_namespace_is_in_its_diff_and_nothing_else,
             packet_filters_are_in_the_diff_and_what_they_count_is_not,
             an_ip_set_and_its_elements_are_in_the_diff,

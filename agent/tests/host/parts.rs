@@ -1,6 +1,8 @@
 //! The other parts that this binary plays, chosen by its first argument.
 
+use std::fs::File;
 use std::io::{self, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -38,6 +40,8 @@ pub fn play() -> Option<ExitCode> {
         ["guardian", run, state] => Some(firedrill_agent::guardian::main(run.into(), state.into()).into()),
         ["agent", orders] => Some(agent(orders)),
         ["answer", port] => Some(support::answer(port)),
+        ["accept", address] => Some(accept(address)),
+        ["converse", address, log] => Some(converse(address, log)),
         ["linger"] => Some(linger()),
         _ => None,
     }
@@ -59,6 +63,39 @@ fn agent(orders: &str) -> ExitCode {
     // Until it is killed, or its standard input is closed because the test has ended.
     let _ = io::stdin().read(&mut [0]);
     ExitCode::SUCCESS
+}
+
+/// Sends every byte of every connection back.
+fn accept(address: &str) -> ExitCode {
+    let listener = TcpListener::bind(address).expect("a listener");
+    for connection in listener.incoming() {
+        let Ok(mut connection) = connection else { continue };
+        std::thread::spawn(move || {
+            let mut byte = [0];
+            while connection.read_exact(&mut byte).and_then(|()| connection.write_all(&byte)).is_ok() {}
+        });
+    }
+    ExitCode::SUCCESS
+}
+
+/// Keeps a connection up on which something is said all the time. Writes down when it is there, and how it ended.
+fn converse(address: &str, log: &str) -> ExitCode {
+    let mut log = File::options().create(true).append(true).open(log).expect("a log");
+    loop {
+        let Ok(mut connection) = TcpStream::connect(address) else {
+            std::thread::sleep(Duration::from_millis(5));
+            continue;
+        };
+        writeln!(log, "connected").expect("written");
+        let mut byte = [0];
+        loop {
+            if let Err(error) = connection.write_all(b"?").and_then(|()| connection.read_exact(&mut byte)) {
+                writeln!(log, "{:?}", error.kind()).expect("written");
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
 }
 
 /// How long a process of the next part takes to end.

@@ -129,7 +129,7 @@ pub enum Fate {
 pub fn fate(change: &ChangeRun) -> Fate {
     match &change.reverted {
         Some((_, _, Some(_))) => Fate::Failed,
-        _ if matches!(change.what, Change::Kill { .. }) => Fate::Irreversible,
+        _ if matches!(change.what, Change::Kill { .. } | Change::Reset { .. }) => Fate::Irreversible,
         Some(_) => Fate::Undone,
         None => Fate::Pending,
     }

@@ -248,6 +248,11 @@ fn receipt(step: usize, receipt: &Receipt) -> ReceiptCard {
                     counts.push(("killed again", k.again.to_string()));
                 }
             }
+            Measured::Reset(r) => {
+                counts.push(("matched", r.matched.to_string()));
+                counts.push(("destroyed", r.destroyed.to_string()));
+                counts.push(("rounds", r.rounds.to_string()));
+            }
             Measured::State { seen, held, .. } => {
                 counts.push(("read back", seen.clone()));
                 counts.push(("held", words::span(*held)));

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::facts::{CgroupRef, Interface, NetnsRef, ProcessRef, masked};
 use crate::protect::Thing;
-use crate::units::Cidr;
+use crate::units::{Cidr, Span};
 
 pub use packet::{Action, Checksum, Correlation, Distribution, Filter, Losses, Per, Protocol, Rule};
 
@@ -80,6 +80,25 @@ pub enum Change {
         /// Kill again whatever comes back, until the fault ends.
         keep: bool,
         /// Protected things among them that are killed all the same. What else is protected and comes in later is not.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        allow: Vec<Thing>,
+    },
+    /// Destroy established TCP connections. There is no way back.
+    Reset {
+        /// Namespace of the connections.
+        netns: NetnsRef,
+        /// Only those with an address of this interface as their own.
+        interface: Option<Interface>,
+        /// Only those of these sockets. `None`: of all of the namespace, but for connections with itself.
+        sockets: Option<SocketOwner>,
+        /// Which connections of those.
+        filter: Filter,
+        /// Connections from or to these ports, of this side or the other, stay.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        spare: Vec<u16>,
+        /// Again and again, with this much time in between, until the fault ends.
+        every: Option<Span>,
+        /// Protected things among them whose connections are destroyed all the same.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         allow: Vec<Thing>,
     },
@@ -252,6 +271,11 @@ fn write_processes(f: &mut fmt::Formatter<'_>, list: &[ProcessRef]) -> fmt::Resu
     Ok(())
 }
 
+fn write_spared(f: &mut fmt::Formatter<'_>, ports: &[u16]) -> fmt::Result {
+    let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
+    if ports.is_empty() { Ok(()) } else { write!(f, " but those of port {}", ports.join(", ")) }
+}
+
 /// One line for people: what will be done, to which object.
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -265,10 +289,7 @@ impl fmt::Display for Change {
             }
             Self::Rule { netns, rule } => {
                 write!(f, "rule: {} {}", rule.action, rule.filter)?;
-                if !rule.spare.is_empty() {
-                    let ports: Vec<String> = rule.spare.iter().map(u16::to_string).collect();
-                    write!(f, " but those of port {}", ports.join(", "))?;
-                }
+                write_spared(f, &rule.spare)?;
                 for (i, way) in rule.ways.iter().enumerate() {
                     write!(f, "{} {way}", if i == 0 { "," } else { " and" })?;
                 }
@@ -289,6 +310,20 @@ impl fmt::Display for Change {
                     "send signal {signal} to {victim}{}",
                     if *keep { ", again whenever it comes back" } else { "" }
                 )
+            }
+            Self::Reset { netns, interface, sockets, filter, spare, every, .. } => {
+                write!(f, "destroy connections: {filter}")?;
+                write_spared(f, spare)?;
+                if let Some(interface) = interface {
+                    write!(f, ", on {}", interface.name)?;
+                }
+                if let Some(sockets) = sockets {
+                    write!(f, ", of {sockets}")?;
+                }
+                if let Some(every) = every {
+                    write!(f, ", every {every}")?;
+                }
+                write!(f, " ({})", netns.path)
             }
             Self::Suspend { process } => write!(f, "stop process {} ({}) with SIGSTOP", process.pid, process.comm),
             Self::Freeze { cgroup } => write!(f, "freeze cgroup {}", cgroup.path),

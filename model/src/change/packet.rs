@@ -1,6 +1,7 @@
 //! Packet rules: which packets, and what happens to them.
 
 use std::fmt;
+use std::net::SocketAddr;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -199,6 +200,16 @@ impl Action {
     /// Whether packets pass through a delay line for it.
     pub const fn needs_line(&self) -> bool {
         !matches!(self, Self::Drop(_))
+    }
+}
+
+impl Filter {
+    /// Whether a connection between these ends meets the conditions on addresses and ports.
+    pub fn admits(&self, local: SocketAddr, peer: SocketAddr) -> bool {
+        let among = |ports: &[Ports], port: u16| ports.is_empty() || ports.iter().any(|p| p.contains(port));
+        (self.peers.is_empty() || self.peers.iter().any(|network| network.contains(peer.ip())))
+            && among(&self.local_ports, local.port())
+            && among(&self.peer_ports, peer.port())
     }
 }
 

@@ -13,6 +13,7 @@ mod network;
 mod partition;
 mod pause;
 mod reorder;
+mod reset;
 mod stop;
 
 use std::fmt;
@@ -134,6 +135,8 @@ faults! {
     "bandwidth" => Bandwidth(bandwidth::Bandwidth),
     /// Cut the network to and from peers
     "partition" => Partition(partition::Partition),
+    /// Destroy established TCP connections
+    "reset" => Reset(reset::Reset),
     /// End processes by a signal
     "kill" => Kill(kill::Kill),
     /// Stop a unit or replica, and start it again at the end

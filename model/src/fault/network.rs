@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{PlanError, Reading};
 use crate::change::{Action, Change, Filter, Plan, Protocol, Rule, SocketOwner, Way};
 use crate::facts::{FactsSnapshot, Interface, NetnsFacts, TargetKind};
-use crate::receipt::{Effect, Measured, PacketCount, ReceiptLine};
+use crate::receipt::{Effect, Lost, Measured, PacketCount, ReceiptLine};
 use crate::units::Percent;
 
 /// The most networks and port ranges that one fault's filter takes (a limit of the in-kernel rule).
@@ -143,6 +143,32 @@ pub fn describe(filter: &Filter) -> String {
     if *filter == Filter::default() { String::new() } else { format!(", {filter}") }
 }
 
+/// The network of a target.
+///
+/// # Errors
+/// It has none, or one without an interface that faults act on.
+pub fn of<'a>(fault: &'static str, facts: &'a FactsSnapshot) -> Result<&'a NetnsFacts, PlanError> {
+    let Some(network) = &facts.target.netns else {
+        let why = "it has no running process, so its network is unknown; start it first";
+        return Err(PlanError::new(fault, facts, why));
+    };
+    if network.interfaces.is_empty() {
+        return Err(PlanError::new(fault, facts, "there is no interface in its network namespace besides lo"));
+    }
+    Ok(network)
+}
+
+/// What the reader of a plan should know of ports that are spared.
+pub fn spared(ports: &[u16]) -> Option<String> {
+    let list: Vec<String> = ports.iter().map(u16::to_string).collect();
+    (!list.is_empty()).then(|| {
+        format!(
+            "it is the host's own network: what comes from or goes to port {} is let through, so that the host stays within reach",
+            list.join(", ")
+        )
+    })
+}
+
 /// Plans a packet fault: mark sockets where needed, attach, delay line where needed, and the rules last, so
 /// that nothing is acted upon before all is in place.
 ///
@@ -156,17 +182,8 @@ pub fn plan(
     action: Action,
 ) -> Result<Plan, PlanError> {
     let target = &facts.target;
-    let Some(NetnsFacts { netns, interfaces, spare_ports: spare }) = &target.netns else {
-        return Err(PlanError::new(
-            fault,
-            facts,
-            "it has no running process, so its network is unknown; start it first",
-        ));
-    };
+    let NetnsFacts { netns, interfaces, spare_ports: spare } = of(fault, facts)?;
     let sockets = owner(fault, facts)?;
-    if interfaces.is_empty() {
-        return Err(PlanError::new(fault, facts, "there is no interface in its network namespace besides lo"));
-    }
     let delays = action.needs_line();
     let ways = direction.ways();
     let mut plan = Plan::default();
@@ -180,13 +197,7 @@ pub fn plan(
         plan.notes.push(format!("{} has no Ethernet header: its packets are left alone", interface.name));
     }
 
-    if !spare.is_empty() {
-        let ports: Vec<String> = spare.iter().map(u16::to_string).collect();
-        plan.notes.push(format!(
-            "it is the host's own network: packets from and to port {} are let through, so that the host stays within reach",
-            ports.join(", ")
-        ));
-    }
+    plan.notes.extend(spared(spare));
     if let Some(owner) = &sockets {
         plan.changes.push(Change::Tag { netns: netns.clone(), sockets: owner.clone() });
     }
@@ -240,7 +251,7 @@ pub fn plan(
 ///
 /// # Errors
 /// When the owner is unknown: without it the fault would act on everything in the namespace.
-fn owner(fault: &'static str, facts: &FactsSnapshot) -> Result<Option<SocketOwner>, PlanError> {
+pub fn owner(fault: &'static str, facts: &FactsSnapshot) -> Result<Option<SocketOwner>, PlanError> {
     let target = &facts.target;
     match target.kind {
         TargetKind::Netns | TargetKind::Interface => Ok(None),
@@ -271,13 +282,19 @@ pub fn unmeasured(what: &str) -> Reading {
 /// What a fault's packets show, and whether it acted as long as it was meant to: upon what took its target's place it
 /// did not, and while its target was gone nothing shows that it could.
 pub fn reading(sum: &PacketCount, reading: Reading) -> Reading {
-    if sum.lost.is_empty() {
+    until(&sum.lost, reading)
+}
+
+/// The reading of a fault some of whose target is lost: upon what took its place it did not act, and while it was gone
+/// nothing shows that it could.
+pub fn until(all: &[Lost], reading: Reading) -> Reading {
+    if all.is_empty() {
         return reading;
     }
     let Reading { effect, says, mut lines } = reading;
-    let lost = sum.lost.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let lost = all.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     lines.push(ReceiptLine::new("until", "its end", format!("before it, {lost}")));
-    let whole = effect == Effect::Effective && !sum.lost.iter().any(|lost| lost.replaced);
+    let whole = effect == Effect::Effective && !all.iter().any(|lost| lost.replaced);
     Reading { effect: if whole { effect } else { Effect::None }, says: format!("{says}; then {lost}"), lines }
 }
 

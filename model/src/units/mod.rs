@@ -162,6 +162,11 @@ impl Ports {
     pub const fn one(port: u16) -> Self {
         Self { first: port, last: port }
     }
+
+    /// Whether a port is in it.
+    pub const fn contains(self, port: u16) -> bool {
+        self.first <= port && port <= self.last
+    }
 }
 
 impl FromStr for Ports {
@@ -185,6 +190,18 @@ impl fmt::Display for Ports {
 }
 
 impl Cidr {
+    /// The network that holds just one address.
+    pub const fn one(address: IpAddr) -> Self {
+        Self { address, prefix: if address.is_ipv4() { 32 } else { 128 } }
+    }
+
+    /// Whether an address is in it. An IPv4 address is the same in its IPv6 form.
+    pub fn contains(self, address: IpAddr) -> bool {
+        let ((network, prefix), (address, _)) = (self.mapped(), Self::one(address).mapped());
+        let mask = u128::MAX.checked_shl(128 - u32::from(prefix)).unwrap_or(0);
+        (u128::from_be_bytes(network) ^ u128::from_be_bytes(address)) & mask == 0
+    }
+
     /// The address as IPv6 (IPv4 becomes `::ffff:a.b.c.d`) and the prefix length counted on those 128 bits.
     pub fn mapped(self) -> ([u8; 16], u8) {
         match self.address {
@@ -323,6 +340,16 @@ mod tests {
     fn a_network_forgets_the_bits_beyond_its_prefix() {
         assert_eq!("10.1.2.3/8".parse::<Cidr>().expect("valid").to_string(), "10.0.0.0/8");
         assert_eq!("fd00::1/8".parse::<Cidr>().expect("valid").to_string(), "fd00::/8");
+    }
+
+    #[test]
+    fn a_network_holds_its_addresses_in_either_form() {
+        let holds = |network: &str, address: &str| {
+            network.parse::<Cidr>().expect("valid").contains(address.parse().expect("an address"))
+        };
+        assert!(holds("10.0.0.0/8", "10.255.0.1") && holds("10.0.0.0/8", "::ffff:10.0.0.1"));
+        assert!(holds("::ffff:10.0.0.0/104", "10.0.0.1") && holds("0.0.0.0/0", "1.2.3.4") && holds("::/0", "fd00::1"));
+        assert!(!holds("10.0.0.0/8", "11.0.0.1") && !holds("0.0.0.0/0", "fd00::1") && !holds("fd00::1", "fd00::2"));
     }
 
     #[test]

@@ -34,6 +34,7 @@ fn fault(name: &str, random: &mut StdRng) -> (&'static [&'static str], String) {
         "duplicate" | "corrupt" | "reorder" => (PACKETS, format!("{{percent: {number}%, direction: {way}}}")),
         "bandwidth" => (PACKETS, format!("{{rate: {number}mbit, direction: {way}}}")),
         "partition" => (PACKETS, ["{}", "{peers: [10.215.0.0/24]}", "{peers: [\"fd00::/16\"]}"][number % 3].into()),
+        "reset" => (PACKETS, ["{}", "{every: 100ms}"][number % 2].into()),
         "pause" => (&["group", "kept", "process"], "{}".into()),
         "stop" => (&["kept"], "{}".into()),
         "kill" => (&["kept"], ["{}", "{keep: true}"][number % 2].into()),

@@ -1,0 +1,243 @@
+//! Destroying connections, once or again and again: one thread for each reset in force that recurs.
+
+use std::collections::HashSet;
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use firedrill_model::change::{Filter, SocketOwner};
+use firedrill_model::facts::{Interface, NetnsRef};
+use firedrill_model::protect::Thing;
+use firedrill_model::receipt::{Lost, ResetCount};
+use firedrill_model::units::{Percent, Span};
+use nix::ifaddrs::getifaddrs;
+
+use crate::host::connections::{self, Connection, Destroyed};
+use crate::host::{cgroup, netns, process};
+use crate::target::Protected;
+
+/// Which connections.
+pub struct Aim {
+    pub netns: NetnsRef,
+    pub interface: Option<Interface>,
+    pub sockets: Option<SocketOwner>,
+    pub filter: Filter,
+    pub spare: Vec<u16>,
+    pub protected: Protected,
+    pub allow: Vec<Thing>,
+}
+
+/// A reset in force: what was destroyed, and the thread that goes on with it.
+pub struct Resets {
+    count: Arc<Mutex<ResetCount>>,
+    /// Dropped to have the thread end.
+    goes_on: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Resets {
+    /// Destroys what is there now, and again after each `every`.
+    ///
+    /// # Errors
+    /// The first round was not gone through with.
+    pub fn begin(aim: Aim, every: Option<Span>) -> io::Result<Self> {
+        let count = Arc::new(Mutex::new(ResetCount::default()));
+        let flows = RandomState::new();
+        aim.round(&flows, &count)?;
+        let Some(every) = every else { return Ok(Self { count, goes_on: None, thread: None }) };
+        let (goes_on, end) = channel::<()>();
+        let shared = Arc::clone(&count);
+        let work = move || {
+            while end.recv_timeout(every.0) == Err(RecvTimeoutError::Timeout) {
+                if let Err(error) = aim.round(&flows, &shared) {
+                    lock(&shared).failed.get_or_insert(error.to_string());
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("fd-reset".into()).spawn(work)?;
+        Ok(Self { count, goes_on: Some(goes_on), thread: Some(thread) })
+    }
+
+    /// What has been destroyed so far.
+    pub fn count(&self) -> ResetCount {
+        lock(&self.count).clone()
+    }
+
+    /// Destroys no more. What was in all.
+    pub fn end(&mut self) -> ResetCount {
+        self.goes_on = None;
+        if let Some(thread) = self.thread.take() {
+            // One that panicked has nothing more to add to the count.
+            let _ = thread.join();
+        }
+        self.count()
+    }
+}
+
+impl Drop for Resets {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn lock(count: &Mutex<ResetCount>) -> MutexGuard<'_, ResetCount> {
+    count.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// How long a connection may take to be gone after the kernel has destroyed it.
+const END_PATIENCE: Duration = Duration::from_millis(500);
+
+impl Aim {
+    fn round(&self, flows: &RandomState, count: &Mutex<ResetCount>) -> io::Result<()> {
+        if let Some(lost) = self.lost() {
+            let mut count = lock(count);
+            if count.rounds == 0 {
+                let why =
+                    format!("{lost}; its target was resolved a moment ago, so it has just ended or been replaced");
+                return Err(io::Error::new(io::ErrorKind::NotFound, why));
+            }
+            if !count.lost.contains(&lost) {
+                count.lost.push(lost);
+            }
+            return Ok(());
+        }
+        let owned = self.sockets.as_ref().map(Owned::of);
+        let protected = self.protected_sockets();
+        let (matched, spared, left) = netns::within(&self.netns, || -> io::Result<_> {
+            let own = Own::of(self.interface.as_ref())?;
+            let is_meant = |c: &Connection| {
+                self.filter.admits(c.local, c.peer)
+                    && owned.as_ref().map_or_else(|| own.is_through(c), |owned| owned.holds(c))
+                    && self.filter.flows.is_none_or(|share| is_chosen(c, share, flows))
+            };
+            let all = connections::established()?.into_iter().filter(is_meant);
+            let is_spared = |c: &Connection| {
+                self.spare.iter().any(|port| [c.local.port(), c.peer.port()].contains(port))
+                    || protected.contains(&c.inode)
+            };
+            let (spared, meant): (Vec<_>, Vec<_>) = all.partition(is_spared);
+            let mut destroyed = HashSet::new();
+            for connection in &meant {
+                if connections::destroy(connection)? == Destroyed::Done {
+                    destroyed.insert(connection.cookie());
+                }
+            }
+            Ok((destroyed.len(), spared.len(), still_there(&destroyed)?))
+        })??;
+        let mut count = lock(count);
+        count.rounds += 1;
+        count.matched += matched as u64;
+        count.destroyed += (matched - left) as u64;
+        count.spared += spared as u64;
+        Ok(())
+    }
+
+    /// What it is for and is no longer there.
+    fn lost(&self) -> Option<Lost> {
+        let lost = |what: String, replaced| Some(Lost { what, replaced });
+        match &self.sockets {
+            Some(owner @ SocketOwner::Cgroup(group)) if !cgroup::is_same(group) => {
+                lost(owner.to_string(), Path::new(&group.path).exists())
+            }
+            Some(owner @ SocketOwner::Processes(list)) if !list.iter().any(process::is_alive) => {
+                lost(owner.to_string(), false)
+            }
+            None if netns::open(&self.netns).is_err() => lost(format!("network namespace {}", self.netns.path), false),
+            _ => None,
+        }
+    }
+
+    /// Inodes of the sockets that are left alone because of who holds them, whichever namespace that lives in: our own
+    /// probes have threads in others.
+    fn protected_sockets(&self) -> HashSet<u64> {
+        let all = process::all().into_iter().map(|stat| stat.process);
+        let spared = all.filter(|process| self.protected.spares(process, &self.allow));
+        spared.flat_map(|process| process::sockets(process.pid)).collect()
+    }
+}
+
+/// How many of some connections are there in spite of their end; waits a while for what is just going.
+fn still_there(destroyed: &HashSet<[u8; 8]>) -> io::Result<usize> {
+    let mut left = destroyed.len();
+    let begun = std::time::Instant::now();
+    while left > 0 {
+        left = connections::established()?.iter().filter(|c| destroyed.contains(&c.cookie())).count();
+        if left == 0 || begun.elapsed() > END_PATIENCE {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(left)
+}
+
+/// Whether a connection is among the chosen share: by a hash of its ends, which is the same for both of them and for as
+/// long as the fault lasts.
+fn is_chosen(connection: &Connection, share: Percent, flows: &RandomState) -> bool {
+    let (a, b) = (connection.local, connection.peer);
+    let hash = flows.hash_one(if a < b { (a, b) } else { (b, a) });
+    // The upper 53 bits, as many as a fraction holds.
+    ((hash >> 11) as f64) / ((1_u64 << 53) as f64) < share.fraction()
+}
+
+/// The addresses of a namespace, or of one of its interfaces.
+struct Own {
+    all: HashSet<IpAddr>,
+    of_interface: Option<HashSet<IpAddr>>,
+}
+
+impl Own {
+    /// Those of the calling thread's namespace.
+    fn of(interface: Option<&Interface>) -> io::Result<Self> {
+        let ip = |a: &nix::ifaddrs::InterfaceAddress| {
+            let address = a.address.as_ref()?;
+            let v4 = address.as_sockaddr_in().map(|a| IpAddr::from(a.ip()));
+            v4.or_else(|| address.as_sockaddr_in6().map(|a| IpAddr::from(a.ip())))
+        };
+        let named: Vec<_> = getifaddrs()?.filter_map(|a| Some((ip(&a)?, a.interface_name))).collect();
+        let of = |name: &str| named.iter().filter(|(_, of)| of == name).map(|(ip, _)| *ip).collect();
+        let of_interface = interface.map(|i| of(&i.name));
+        Ok(Self { of_interface, all: named.iter().map(|(ip, _)| *ip).collect() })
+    }
+
+    /// Whether a connection leads through an interface other than `lo`, and through the one that is meant.
+    fn is_through(&self, connection: &Connection) -> bool {
+        let (local, peer) = (connection.local.ip(), connection.peer.ip());
+        let within = peer.is_loopback() || self.all.contains(&peer);
+        let on_loopback = self.of_interface.as_ref().is_some_and(|own| own.iter().any(IpAddr::is_loopback));
+        let its =
+            self.of_interface.as_ref().is_none_or(|own| own.contains(&local) || on_loopback && local.is_loopback());
+        its && (on_loopback || !within)
+    }
+}
+
+/// By what the connections of an owner are known: the groups in which their sockets were made, and who holds them.
+struct Owned {
+    groups: HashSet<u64>,
+    sockets: HashSet<u64>,
+}
+
+impl Owned {
+    fn of(owner: &SocketOwner) -> Self {
+        let (groups, holders) = match owner {
+            SocketOwner::Cgroup(group) => {
+                let tree = cgroup::tree(Path::new(&group.path));
+                let ids = tree.iter().filter_map(|directory| Some(std::fs::metadata(directory).ok()?.ino()));
+                (ids.collect(), cgroup::processes(group))
+            }
+            SocketOwner::Processes(list) => {
+                (HashSet::new(), list.iter().filter(|p| process::is_alive(p)).cloned().collect())
+            }
+        };
+        Self { groups, sockets: holders.iter().flat_map(|p| process::sockets(p.pid)).collect() }
+    }
+
+    fn holds(&self, connection: &Connection) -> bool {
+        self.groups.contains(&connection.cgroup) || self.sockets.contains(&connection.inode)
+    }
+}
