@@ -15,7 +15,7 @@ use crate::parts::Orders;
 use crate::world::World;
 
 /// The longest that an agent of these tests, or what it leaves to a guardian, may take.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// How often a death is tried that does not come, because this time somebody had to look once less.
 const TRIES: usize = 3;
 

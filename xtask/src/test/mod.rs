@@ -1,6 +1,7 @@
 //! `test`: runs every suite and says in one line how many tests passed, failed and were skipped.
 
 pub mod build;
+mod guests;
 pub mod outcome;
 
 use std::{
@@ -16,13 +17,10 @@ use self::{
     build::{Built, Suite},
     outcome::Outcome,
 };
-use crate::{cargo, debian, repo, run, setup, vm};
+use crate::{cargo, debian, repo, run, setup};
 
 /// A test binary that takes longer is ended and counts as failed (s).
 const BINARY_TIMEOUT: &str = "900";
-/// The kernels of the VM suite: one that is too old, which must be said; the oldest that is supported, which has no tcx;
-/// the newest.
-const KERNELS: [&str; 3] = ["5.10", "6.1", vm::kernel::NEWEST];
 
 /// Options of `test`; no suite named means all.
 #[derive(clap::Args, Default)]
@@ -104,7 +102,7 @@ pub fn suites(args: &Args) -> Result<Outcome> {
     }
     if all || args.vm {
         section("VM tests");
-        sum += with(setup::Group::Vm, install, "VM tests", || virtual_machines(&built));
+        sum += with(setup::Group::Vm, install, "VM tests", || guests::run(&built));
     }
     Ok(sum)
 }
@@ -244,39 +242,4 @@ fn demo(built: &Built, right: Right) -> Outcome {
     let mut command = command(right, &built.firedrill);
     command.arg(&built.firedrill).arg("demo").current_dir(folder);
     counted("firedrill demo", &mut command, false)
-}
-
-/// Whether a test for guests is among those of the suite: on the newest kernel those of packets and of the guest itself, on the
-/// others all but the random kills and `host`, which `vm-test` runs too.
-fn is_usual(kernel: &str, test: &str) -> bool {
-    match kernel {
-        vm::kernel::NEWEST => test.starts_with("dataplane") || test.starts_with("vm_"),
-        _ => !["crash_random", "host"].iter().any(|slow| test.starts_with(slow)),
-    }
-}
-
-/// All guests at once: software emulation takes a processor each, and the one that is too old is soon over.
-fn virtual_machines(built: &Built) -> Outcome {
-    let run = |name: &str, kernel: Result<vm::kernel::Kernel>| {
-        let done = kernel.and_then(|kernel| {
-            let tests: Vec<&cargo::Executable> =
-                built.for_guests(kernel.is_too_old()).into_iter().filter(|test| is_usual(name, &test.name)).collect();
-            vm::run_these(&vm::Guest::with_kernel(name), &kernel, built, &tests, &[])
-        });
-        let mut outcome = done.unwrap_or_else(|error| {
-            println!("VM with Linux {name}: {error:#}");
-            Outcome::of(false)
-        });
-        outcome.prefix(&format!("VM with Linux {name}"));
-        outcome
-    };
-    // Packages are fetched one after another.
-    let kernels = KERNELS.map(|name| (name, vm::kernel::Kernel::get(name)));
-    std::thread::scope(|scope| {
-        let guests = kernels.map(|(name, kernel)| scope.spawn(move || run(name, kernel)));
-        guests.into_iter().fold(Outcome::default(), |mut sum, guest| {
-            sum += guest.join().unwrap_or_else(|_| Outcome::of(false));
-            sum
-        })
-    })
 }

@@ -14,6 +14,8 @@ pub struct Outcome {
     pub passed: u64,
     /// Tests that failed, and test binaries that died.
     pub failed: u64,
+    /// Names of the tests that failed, as far as a test binary lived to list them.
+    pub failures: Vec<String>,
     /// Why tests that should have run did not.
     pub skipped: Vec<String>,
     /// Why tests could not have run here.
@@ -31,6 +33,7 @@ impl AddAssign for Outcome {
     fn add_assign(&mut self, other: Self) {
         self.passed += other.passed;
         self.failed += other.failed;
+        self.failures.extend(other.failures);
         self.skipped.extend(other.skipped);
         self.unsupported.extend(other.unsupported);
     }
@@ -65,12 +68,19 @@ impl Outcome {
         let mut test = String::new();
         let mut helpers = 0;
         let mut said = false; // one test may say it several times, by its helpers
+        let mut failures: Option<Vec<String>> = None; // first what they printed, then their names
         for line in output.lines().map(|line| line.trim_end_matches('\r')) {
+            if line == "failures:" {
+                failures = Some(Vec::new());
+            } else if let (Some(names), Some(name)) = (&mut failures, line.strip_prefix("    ")) {
+                names.push(name.to_owned());
+            }
             if let Some(name) = line.strip_prefix("---- ").and_then(|rest| rest.strip_suffix(" stdout ----")) {
                 test = name.to_owned();
                 said = false;
             } else if let Some(result) = line.strip_prefix("test result: ") {
                 outcome.result(result, helpers);
+                outcome.failures.extend(failures.take().unwrap_or_default());
                 helpers = 0;
                 test.clear();
                 said = false;
@@ -131,6 +141,13 @@ mod tests {
         assert_eq!((outcome.passed, outcome.failed), (1, 1));
         assert_eq!(outcome.skipped, ["a: needs root"]);
         assert_eq!(outcome.to_string(), "1 passed, 1 failed, 2 skipped");
+    }
+
+    #[test]
+    fn failures_are_known_by_name() {
+        let text = "test c ... FAILED\n\nfailures:\n\n---- c stdout ----\n    at line 3\n\nfailures:\n    c\n\n\
+            test result: FAILED. 0 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s\n";
+        assert_eq!(Outcome::parse(&format!("{text}{OUTPUT}{text}")).failures, ["c", "c"]);
     }
 
     #[test]

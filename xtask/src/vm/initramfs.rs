@@ -163,8 +163,8 @@ fn static_binary(file: &Path) -> Result<Vec<u8>> {
     let thread = std::thread::current().id();
     let smaller = std::env::temp_dir().join(format!("firedrill-strip-{}-{thread:?}", std::process::id()));
     let strip = find("strip")?;
-    let done = run::output(run::command(strip, ["--strip-debug", "-o"]).arg(&smaller).arg(file));
-    let data = done.and_then(|_| read(&smaller));
+    run::output(run::command(strip, ["--strip-debug", "-o"]).arg(&smaller).arg(file))?;
+    let data = read(&smaller);
     fs::remove_file(&smaller).with_context(|| format!("cannot remove {}", smaller.display()))?;
     let data = data?;
     ensure!(
