@@ -36,7 +36,7 @@ use crate::owner::{Holder, Owner, OwnerError};
 use crate::pulse;
 use crate::recover::Recovery;
 use crate::standing::Board;
-use crate::target::{Protected, TargetError};
+use crate::target::{Protected, Resolver, TargetError};
 use core::Core;
 
 /// An injection may ask for this much more than the cap on its duration: the caller's own end comes first, and the agent
@@ -58,6 +58,8 @@ pub struct Options {
     pub log_directory: Option<PathBuf>,
     /// Caps, and what is protected besides what always is.
     pub config: Config,
+    /// How names of hosts are looked up.
+    pub resolver: Resolver,
     /// How packet programs are attached; the best way that the kernel has when left out.
     pub attach: Option<AttachMode>,
 }
@@ -72,6 +74,7 @@ impl Options {
             lease: Duration::from_secs(5),
             log_directory: None,
             config: Config::default(),
+            resolver: |_, _| Err("this agent looks up no names of hosts".into()),
             attach: None,
         }
     }
@@ -216,7 +219,7 @@ impl Agent {
     /// # Errors
     /// The host is busy, could not be cleaned, or cannot be guarded.
     pub fn start(options: Options) -> Result<Self, StartError> {
-        let Options { directories, what, guardian, lease, log_directory, config, attach } = options;
+        let Options { directories, what, guardian, lease, log_directory, config, resolver, attach } = options;
         let mut facts = host::facts();
         facts.tcx = attach.map_or(facts.tcx, |mode| mode == AttachMode::Tcx);
         kernel::check(&facts.kernel)?;
@@ -250,6 +253,7 @@ impl Agent {
             unguarded: None,
             host: facts.clone(),
             protected,
+            resolver,
             config,
             faults: Vec::new(),
             lapsed: Vec::new(),

@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::config::Held;
+use crate::peer::PeerFacts;
 use crate::protect::Thing;
 
 /// Everything that a fault may plan from.
@@ -52,6 +53,9 @@ pub struct TargetFacts {
     /// The component of which it is a replica.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replica_of: Option<ReplicaOf>,
+    /// What the names stand for by which its faults name the other side of its packets.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub peers: Vec<PeerFacts>,
     /// Protected things in it on which the user lets the fault act all the same.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lifted: Vec<Thing>,

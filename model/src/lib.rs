@@ -16,6 +16,7 @@ pub mod file;
 pub mod lifecycle;
 pub mod log;
 pub mod lower;
+pub mod peer;
 pub mod pick;
 pub mod protect;
 pub mod receipt;

@@ -7,6 +7,7 @@ use crate::config::Held;
 use crate::facts::Control;
 use crate::fault::Fault;
 use crate::file::Steady;
+use crate::peer::Peer;
 use crate::protect::Thing;
 use crate::target::TargetSpec;
 use crate::units::Span;
@@ -129,19 +130,32 @@ pub struct TargetPlan {
     /// Protected things in it on which faults may act all the same.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub allow_protected: Vec<Thing>,
+    /// Names of peers in the step's faults.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub peers: Vec<PeerPlan>,
 }
 
 impl TargetPlan {
     /// A target that is no replica, by what it is, with nothing allowed.
     pub fn of(spec: TargetSpec) -> Self {
         let name = spec.to_string();
-        Self { name, component: None, replicas: 0, spec, control: None, allow_protected: Vec::new() }
+        Self { name, component: None, replicas: 0, spec, control: None, allow_protected: Vec::new(), peers: Vec::new() }
     }
 
     /// As caps count it.
     pub fn held(&self) -> Held<'_> {
         Held { target: &self.name, of: self.component.as_deref().map(|component| (component, self.replicas)) }
     }
+}
+
+/// A name of the other side of packets, to be looked up when the step begins.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PeerPlan {
+    /// The name.
+    pub peer: Peer,
+    /// The replicas of a component.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub replicas: Vec<TargetSpec>,
 }
 
 /// A rule that ends the run early.

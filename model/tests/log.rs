@@ -51,6 +51,7 @@ fn target() -> TargetFacts {
         processes: vec![ProcessRef { pid: 7, started: 99, comm: "we b\"\n".into() }],
         control: Some(Control { stop: vec!["a".into()], start: vec!["b".into()] }),
         replica_of: Some(ReplicaOf { component: "web".into(), replicas: 2 }),
+        peers: Vec::new(),
         lifted: vec![Thing::Process("ss hd".into()), Thing::Port(22)],
     }
 }

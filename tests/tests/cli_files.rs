@@ -90,7 +90,7 @@ fn output_that_cannot_be_written_is_said_and_a_reader_that_left_is_not() {
 #[test]
 fn all_shipped_files_are_right() {
     let firedrill = Firedrill::new().expect("firedrill");
-    for folder in ["experiments/systems", "experiments/demo"] {
+    for folder in ["experiments/systems", "experiments/network", "experiments/demo"] {
         let output = firedrill.output(&["check", folder]).expect("started");
         assert_eq!(output.status.code(), Some(0), "{folder}: {}", text(&output.stdout));
     }

@@ -23,7 +23,7 @@ use crate::local::LocalHost;
 use crate::owner::Owner;
 use crate::pulse;
 use crate::standing::{self, Board, Standing};
-use crate::target::{self, Protected};
+use crate::target::{self, Protected, Resolver};
 
 /// A fault or stage in force.
 pub(super) struct InForce {
@@ -56,6 +56,7 @@ pub(super) struct Core {
     pub(super) unguarded: Option<String>,
     pub(super) host: HostFacts,
     pub(super) protected: Protected,
+    pub(super) resolver: Resolver,
     pub(super) config: Config,
     pub(super) faults: Vec<InForce>,
     pub(super) lapsed: Vec<Ended>,
@@ -121,7 +122,7 @@ impl Core {
         pulse::beat();
         match request {
             Request::Resolve(plan, answer) => {
-                let _ = answer.send(target::resolve(&plan, &self.host, &self.protected));
+                let _ = answer.send(target::resolve(&plan, &self.host, &self.protected, self.resolver));
             }
             Request::Inject(what, lasts, answer) => {
                 let (target, fault) = *what;

@@ -1,12 +1,18 @@
-//! TCP connections as the kernel lists them (sock_diag(7), `linux/inet_diag.h`): whose they are, and their end.
+//! TCP connections and listening sockets as the kernel lists them (sock_diag(7), `linux/inet_diag.h`): whose they are, and their end.
 
+use std::collections::HashSet;
+use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
+use firedrill_model::change::SocketOwner;
 use nix::errno::Errno;
-use nix::libc::{AF_INET, AF_INET6, IPPROTO_TCP};
+use nix::libc::{AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP};
 use nix::sys::socket::SockProtocol;
 
+use super::{cgroup, process};
 use crate::crash_point;
 use crate::netlink::{self, Request};
 
@@ -19,6 +25,9 @@ const ESTABLISHED: u8 = 1;
 const FIN_WAIT1: u8 = 4;
 const FIN_WAIT2: u8 = 5;
 const CLOSE_WAIT: u8 = 8;
+/// Those of sockets that wait for others: of TCP, and of UDP.
+const LISTEN: u8 = 10;
+const UNCONNECTED: u8 = 7;
 
 /// Lengths of `struct inet_diag_msg`, and of the `struct inet_diag_sockid` in it, which begins after four bytes.
 const MESSAGE_LEN: usize = 72;
@@ -27,7 +36,7 @@ const ID: std::ops::Range<usize> = 4..52;
 const INODE_AT: usize = 68;
 const COOKIE: std::ops::Range<usize> = 40..48;
 
-/// One end of a TCP connection.
+/// One end of a TCP connection, or a socket that waits for others; the port of its peer is 0 then.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Connection {
     family: u8,
@@ -66,14 +75,35 @@ pub enum Destroyed {
 /// # Errors
 /// The kernel cannot list them.
 pub fn established() -> io::Result<Vec<Connection>> {
+    let mut all = list(IPPROTO_TCP, &[ESTABLISHED, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT])?;
+    // A socket that its process has closed has no inode any more. One that was not accepted yet has none either.
+    all.retain(|(connection, state)| connection.inode != 0 || *state == ESTABLISHED);
+    Ok(all.into_iter().map(|(connection, _)| connection).collect())
+}
+
+/// The sockets of an owner in the calling thread's network namespace that wait for others: those that listen (TCP), or when
+/// there are none those without a peer (UDP).
+///
+/// # Errors
+/// The kernel cannot list them.
+pub fn listening(owner: &Owned) -> io::Result<Vec<Connection>> {
+    for (protocol, state) in [(IPPROTO_TCP, LISTEN), (IPPROTO_UDP, UNCONNECTED)] {
+        let all = list(protocol, &[state])?.into_iter().map(|(socket, _)| socket);
+        let its: Vec<Connection> = all.filter(|socket| owner.holds(socket)).collect();
+        if !its.is_empty() {
+            return Ok(its);
+        }
+    }
+    Ok(Vec::new())
+}
+
+fn list(protocol: i32, states: &[u8]) -> io::Result<Vec<(Connection, u8)>> {
+    let states = states.iter().fold(0_u32, |all, state| all | 1 << state);
     let mut all = Vec::new();
     for family in [AF_INET, AF_INET6] {
-        let states = [ESTABLISHED, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT].iter().fold(0_u32, |all, state| all | 1 << state);
-        let request = Request::new(SOCK_DIAG_BY_FAMILY, 0, &fixed(family as u8, states, &[0; 48]));
-        let list = netlink::dump(SockProtocol::NetlinkSockDiag, request)?;
-        // A socket that its process has closed has no inode any more. One that was not accepted yet has none either.
-        let is_open = |c: &Connection, state: u8| c.inode != 0 || state == ESTABLISHED;
-        all.extend(list.iter().filter_map(|m| parse(m)).filter(|(c, state)| is_open(c, *state)).map(|(c, _)| c));
+        let request = Request::new(SOCK_DIAG_BY_FAMILY, 0, &fixed(family as u8, protocol as u8, states, &[0; 48]));
+        let sockets = netlink::dump(SockProtocol::NetlinkSockDiag, request)?;
+        all.extend(sockets.iter().filter_map(|message| parse(message)));
     }
     Ok(all)
 }
@@ -83,7 +113,7 @@ pub fn established() -> io::Result<Vec<Connection>> {
 /// # Errors
 /// The right (CAP_NET_ADMIN) is missing, or the kernel cannot do it.
 pub fn destroy(connection: &Connection) -> io::Result<Destroyed> {
-    let request = Request::new(SOCK_DESTROY, 0, &fixed(connection.family, u32::MAX, &connection.id));
+    let request = Request::new(SOCK_DESTROY, 0, &fixed(connection.family, IPPROTO_TCP as u8, u32::MAX, &connection.id));
     match crash_point::around("socket.destroy", || netlink::change(SockProtocol::NetlinkSockDiag, request)) {
         Ok(()) => Ok(Destroyed::Done),
         Err(e) if e.raw_os_error() == Some(Errno::ENOENT as i32) => Ok(Destroyed::Gone),
@@ -97,8 +127,8 @@ pub fn destroy(connection: &Connection) -> io::Result<Destroyed> {
 }
 
 /// `struct inet_diag_req_v2`.
-fn fixed(family: u8, states: u32, id: &[u8; 48]) -> Vec<u8> {
-    let mut bytes = vec![family, IPPROTO_TCP as u8, 0, 0];
+fn fixed(family: u8, protocol: u8, states: u32, id: &[u8; 48]) -> Vec<u8> {
+    let mut bytes = vec![family, protocol, 0, 0];
     bytes.extend(states.to_ne_bytes());
     bytes.extend(id);
     bytes
@@ -129,6 +159,35 @@ fn parse(message: &[u8]) -> Option<(Connection, u8)> {
     Some((connection, state))
 }
 
+/// By what the sockets of an owner are known: the groups in which their sockets were made, and who holds them.
+#[derive(Debug)]
+pub struct Owned {
+    groups: HashSet<u64>,
+    sockets: HashSet<u64>,
+}
+
+impl Owned {
+    /// Right now.
+    pub fn of(owner: &SocketOwner) -> Self {
+        let (groups, holders) = match owner {
+            SocketOwner::Cgroup(group) => {
+                let tree = cgroup::tree(Path::new(&group.path));
+                let ids = tree.iter().filter_map(|directory| Some(fs::metadata(directory).ok()?.ino()));
+                (ids.collect(), cgroup::processes(group))
+            }
+            SocketOwner::Processes(list) => {
+                (HashSet::new(), list.iter().filter(|p| process::is_alive(p)).cloned().collect())
+            }
+        };
+        Self { groups, sockets: holders.iter().flat_map(|p| process::sockets(p.pid)).collect() }
+    }
+
+    /// Whether a socket is one of them.
+    pub fn holds(&self, connection: &Connection) -> bool {
+        self.groups.contains(&connection.cgroup) || self.sockets.contains(&connection.inode)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::{TcpListener, TcpStream};
@@ -149,7 +208,7 @@ mod tests {
             for end in [&client, &server] {
                 let (local, peer) = (end.local_addr().expect("local"), end.peer_addr().expect("peer"));
                 let found = listed.iter().find(|c| (c.local, c.peer) == (local, peer)).expect("in the list");
-                let link = std::fs::read_link(format!("/proc/self/fd/{}", end.as_raw_fd())).expect("a socket");
+                let link = fs::read_link(format!("/proc/self/fd/{}", end.as_raw_fd())).expect("a socket");
                 assert_eq!(link.display().to_string(), format!("socket:[{}]", found.inode));
             }
         }

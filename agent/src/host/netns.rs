@@ -2,11 +2,14 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 
 use firedrill_model::facts::{Interface, NetnsRef};
+use nix::ifaddrs::getifaddrs;
 use nix::net::if_::if_nameindex;
+use nix::sys::socket::SockaddrStorage;
 
 use super::process;
 use crate::dataplane;
@@ -119,4 +122,17 @@ pub fn interfaces(netns: &NetnsRef) -> io::Result<Vec<Interface>> {
         list.sort_by_key(|i| i.index);
         Ok(list)
     })?
+}
+
+/// The addresses of the calling thread's namespace, each with the name of its interface.
+///
+/// # Errors
+/// The kernel cannot list them.
+pub fn addresses() -> io::Result<Vec<(String, IpAddr)>> {
+    let ip = |address: &SockaddrStorage| {
+        let v4 = address.as_sockaddr_in().map(|v4| IpAddr::from(v4.ip()));
+        v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::from(v6.ip())))
+    };
+    let all = getifaddrs()?.filter_map(|entry| Some((ip(entry.address.as_ref()?)?, entry.interface_name)));
+    Ok(all.map(|(ip, name)| (name, ip)).collect())
 }

@@ -4,7 +4,6 @@ use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::IpAddr;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,9 +15,8 @@ use firedrill_model::facts::{Interface, NetnsRef};
 use firedrill_model::protect::Thing;
 use firedrill_model::receipt::{Lost, ResetCount};
 use firedrill_model::units::{Percent, Span};
-use nix::ifaddrs::getifaddrs;
 
-use crate::host::connections::{self, Connection, Destroyed};
+use crate::host::connections::{self, Connection, Destroyed, Owned};
 use crate::host::{cgroup, netns, process};
 use crate::target::Protected;
 
@@ -194,15 +192,10 @@ struct Own {
 impl Own {
     /// Those of the calling thread's namespace.
     fn of(interface: Option<&Interface>) -> io::Result<Self> {
-        let ip = |a: &nix::ifaddrs::InterfaceAddress| {
-            let address = a.address.as_ref()?;
-            let v4 = address.as_sockaddr_in().map(|a| IpAddr::from(a.ip()));
-            v4.or_else(|| address.as_sockaddr_in6().map(|a| IpAddr::from(a.ip())))
-        };
-        let named: Vec<_> = getifaddrs()?.filter_map(|a| Some((ip(&a)?, a.interface_name))).collect();
-        let of = |name: &str| named.iter().filter(|(_, of)| of == name).map(|(ip, _)| *ip).collect();
+        let named = netns::addresses()?;
+        let of = |name: &str| named.iter().filter(|(of, _)| of == name).map(|(_, ip)| *ip).collect();
         let of_interface = interface.map(|i| of(&i.name));
-        Ok(Self { of_interface, all: named.iter().map(|(ip, _)| *ip).collect() })
+        Ok(Self { of_interface, all: named.iter().map(|(_, ip)| *ip).collect() })
     }
 
     /// Whether a connection leads through an interface other than `lo`, and through the one that is meant.
@@ -213,31 +206,5 @@ impl Own {
         let its =
             self.of_interface.as_ref().is_none_or(|own| own.contains(&local) || on_loopback && local.is_loopback());
         its && (on_loopback || !within)
-    }
-}
-
-/// By what the connections of an owner are known: the groups in which their sockets were made, and who holds them.
-struct Owned {
-    groups: HashSet<u64>,
-    sockets: HashSet<u64>,
-}
-
-impl Owned {
-    fn of(owner: &SocketOwner) -> Self {
-        let (groups, holders) = match owner {
-            SocketOwner::Cgroup(group) => {
-                let tree = cgroup::tree(Path::new(&group.path));
-                let ids = tree.iter().filter_map(|directory| Some(std::fs::metadata(directory).ok()?.ino()));
-                (ids.collect(), cgroup::processes(group))
-            }
-            SocketOwner::Processes(list) => {
-                (HashSet::new(), list.iter().filter(|p| process::is_alive(p)).cloned().collect())
-            }
-        };
-        Self { groups, sockets: holders.iter().flat_map(|p| process::sockets(p.pid)).collect() }
-    }
-
-    fn holds(&self, connection: &Connection) -> bool {
-        self.groups.contains(&connection.cgroup) || self.sockets.contains(&connection.inode)
     }
 }

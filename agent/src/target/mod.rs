@@ -1,6 +1,7 @@
 //! From a target as people name it to the things on this host that it stands for, or a clear "no" before
 //! anything is touched.
 
+mod peers;
 mod protect;
 mod select;
 
@@ -15,6 +16,7 @@ use firedrill_model::target::TargetSpec;
 
 use crate::host::{cgroup, netns, process, rights, systemd};
 
+pub use peers::Resolver;
 pub use protect::Protected;
 
 /// Why a target cannot be acted on.
@@ -46,6 +48,14 @@ pub enum TargetError {
         "the processes of {0} are in several network namespaces; name processes of one, or a namespace (`netns:`) instead"
     )]
     SeveralNamespaces(String),
+    /// What the name of a peer stands for cannot be told.
+    #[error("the peer {peer} cannot be told: {why}")]
+    Peer {
+        /// The name.
+        peer: String,
+        /// The reason.
+        why: String,
+    },
     /// The host could not be asked.
     #[error("looking for {what}: {source}{}", rights::hint(source))]
     Io {
@@ -56,11 +66,16 @@ pub enum TargetError {
     },
 }
 
-/// Finds a target. Pids are looked up now, so this is done when a step begins.
+/// Finds a target, and what the names of its peers stand for. Pids are looked up now, so this is done when a step begins.
 ///
 /// # Errors
-/// Nothing or something protected matched.
-pub fn resolve(plan: &TargetPlan, host: &HostFacts, protected: &Protected) -> Result<TargetFacts, TargetError> {
+/// Nothing or something protected matched; a name stands for nothing.
+pub fn resolve(
+    plan: &TargetPlan,
+    host: &HostFacts,
+    protected: &Protected,
+    resolver: Resolver,
+) -> Result<TargetFacts, TargetError> {
     let mut found = find(&plan.name, &plan.spec, plan.control.clone(), host)?;
     let replica_of = |component: &String| ReplicaOf { component: component.clone(), replicas: plan.replicas };
     found.replica_of = plan.component.as_ref().map(replica_of);
@@ -68,6 +83,11 @@ pub fn resolve(plan: &TargetPlan, host: &HostFacts, protected: &Protected) -> Re
     // Only now: what is protected may not even be looked at closely.
     if matches!(found.kind, TargetKind::Cgroup | TargetKind::Unit | TargetKind::Process) {
         found.netns = shared_namespace(&found.name, &found.processes)?;
+    }
+    if let Some(network) = &found.netns {
+        for peer in &plan.peers {
+            found.peers.extend(peers::look_up(peer, &network.netns, host, resolver)?);
+        }
     }
     Ok(found)
 }
@@ -82,6 +102,7 @@ fn find(name: &str, spec: &TargetSpec, control: Option<Control>, host: &HostFact
         processes: Vec::new(),
         control: control.clone(),
         replica_of: None,
+        peers: Vec::new(),
         lifted: Vec::new(),
     };
     if let Some(path) = &spec.cgroup {

@@ -14,6 +14,7 @@ mod kills;
 mod leases;
 mod own_network;
 mod parts;
+mod peers;
 mod protection;
 mod resets;
 mod snapshots;
@@ -111,6 +112,8 @@ fn main() -> ExitCode {
             a_partition_of_the_hosts_whole_network_leaves_ssh_alive_both_ways_and_cuts_the_rest,
             a_partition_of_the_hosts_loopback_leaves_ssh_alive_and_cuts_the_rest,
             a_delay_on_the_hosts_network_does_not_slow_ssh_and_a_port_that_is_allowed_is_not_spared;
+        peers: a_component_is_where_its_replicas_listen_and_what_is_beside_them_stays,
+            a_namespace_and_a_host_are_their_addresses_of_both_families;
         protection: what_keeps_a_host_in_order_is_refused_alone_and_in_groups_and_allowed_by_its_name,
             what_was_allowed_is_noted_in_the_plan,
             nothing_lifts_the_protection_of_firedrill_itself,

@@ -12,13 +12,13 @@ use serde_json::json;
 use crate::support::{B4, Bench, Folder, Group, LONG, Netns, Pair, Process, SOON, eventually, fault, port};
 
 /// A process that keeps a connection up, and writes down how each of them ended.
-struct Client {
+pub struct Client {
     process: Process,
     log: PathBuf,
 }
 
 impl Client {
-    fn start(group: &Group, netns: &Netns, address: &str, folder: &Folder) -> Self {
+    pub fn start(group: &Group, netns: &Netns, address: &str, folder: &Folder) -> Self {
         let this = std::env::current_exe().expect("this binary").display().to_string();
         let log = folder.0.join(format!("client-{}", port()));
         let process = group.start(&[&this, "converse", address, &log.display().to_string()], Some(&netns.name));
@@ -32,18 +32,18 @@ impl Client {
     }
 
     /// How its connections ended.
-    fn ends(&self) -> Vec<String> {
+    pub fn ends(&self) -> Vec<String> {
         self.lines().into_iter().filter(|line| line != "connected").collect()
     }
 
     /// Waits until it is connected again after so many ends.
-    fn is_back_after(&self, ends: usize) {
+    pub fn is_back_after(&self, ends: usize) {
         eventually("it is back", || self.ends().len() >= ends && self.lines().last().is_some_and(|l| l == "connected"));
     }
 }
 
 /// A server for both families, whose sockets have IPv4 addresses in their IPv6 form.
-fn server(group: &Group, netns: &Netns, port: u16) -> Process {
+pub fn server(group: &Group, netns: &Netns, port: u16) -> Process {
     let this = std::env::current_exe().expect("this binary").display().to_string();
     let process = group.start(&[&this, "accept", &format!("[::]:{port}")], Some(&netns.name));
     eventually("it listens", || netns.within(|| TcpStream::connect(("127.0.0.1", port)).is_ok()));

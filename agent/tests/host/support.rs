@@ -45,6 +45,10 @@ pub fn options(directories: &Directories, what: &str) -> Options {
         directories: directories.clone(),
         guardian: vec![this.into(), "guardian".into()],
         lease: Duration::from_secs(60),
+        resolver: |_, host| match host {
+            FAR => Ok(vec![B4.parse().expect("an address"), "fd78::2".parse().expect("an address")]),
+            _ => Err("it is not in the test's book of names".into()),
+        },
         ..Options::new(what)
     }
 }
@@ -346,6 +350,8 @@ pub struct Pair {
 }
 
 pub const B4: &str = "10.78.0.2";
+/// The name under which agents of these tests know the namespace `b` of a pair.
+pub const FAR: &str = "far.test";
 
 impl Pair {
     pub fn new() -> Self {

@@ -10,10 +10,11 @@ use firedrill_agent::target::TargetError;
 use firedrill_model::facts::FactsSnapshot;
 use firedrill_model::fault::{Fault, TABLE};
 use firedrill_model::lower;
+use firedrill_model::peer::Peer;
 use firedrill_model::protect::Thing;
 use firedrill_model::run::{RunPlan, TargetPlan};
 use firedrill_model::target::{ProcessSelector, TargetSpec};
-use firedrill_model::units::{Cidr, Percent, Ports, Rate, Size, Span};
+use firedrill_model::units::{Percent, Ports, Rate, Size, Span};
 use firedrill_model::verdict::ExitCode;
 use serde_json::{Map, Value};
 
@@ -245,7 +246,7 @@ impl Parameter {
             "Duration" => arg.value_parser(checked::<Span>),
             "Percent" => arg.value_parser(checked::<Percent>),
             "Ports" => arg.value_parser(checked::<Ports>),
-            "Cidr" => arg.value_parser(checked::<Cidr>),
+            "Peer" => arg.value_parser(checked::<Peer>),
             "Rate" => arg.value_parser(checked::<Rate>),
             "Size" => arg.value_parser(checked::<Size>),
             _ => arg,

@@ -145,7 +145,8 @@ pub fn start_agent(places: &Places, what: &str) -> anyhow::Result<Agent> {
         ))
         .into());
     }
-    let options = Options { directories: places.host.directories(), config: config()?, ..Options::new(what) };
+    let (directories, resolver) = (places.host.directories(), firedrill_verifier::probe::resolve);
+    let options = Options { directories, config: config()?, resolver, ..Options::new(what) };
     Ok(Agent::start(options)?)
 }
 

@@ -9,6 +9,7 @@ use firedrill_model::facts::{FactsSnapshot, HostFacts, TargetFacts};
 use firedrill_model::lower::Choices;
 use firedrill_model::run::{RunPlan, StepPlan, TargetPlan};
 use firedrill_model::verdict::ExitCode;
+use firedrill_verifier::probe;
 
 use super::files;
 use crate::cli::PlanArgs;
@@ -83,7 +84,7 @@ pub fn preview(plan: &RunPlan, facts: &HostFacts, protected: &Protected) -> Vec<
 }
 
 fn of_target(step: &StepPlan, plan: &TargetPlan, facts: &HostFacts, protected: &Protected) -> TargetPreview {
-    match target::resolve(plan, facts, protected) {
+    match target::resolve(plan, facts, protected, probe::resolve) {
         Ok(found) => {
             let snapshot = FactsSnapshot { host: facts.clone(), target: found.clone() };
             let plans = step.faults.iter().map(|fault| {

@@ -4,11 +4,13 @@ use std::io::{BufRead, IsTerminal, Write};
 
 use anyhow::Result;
 use firedrill_agent::agent::Agent;
+use firedrill_agent::target::TargetError;
 use firedrill_model::file::{GameDay, OnFinding};
 use firedrill_model::lower::{Choices, Library};
+use firedrill_model::run::RunPlan;
 use firedrill_model::verdict::ExitCode;
 
-use super::{files, report};
+use super::{UsageError, files, report};
 use crate::cli::RunArgs;
 use crate::drive::{self, Finished, Job, Signals};
 use crate::render::live::Live;
@@ -28,7 +30,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
         && !args.yes
         && !std::io::stdin().is_terminal()
     {
-        return Err(super::UsageError(format!(
+        return Err(UsageError(format!(
             "this day asks \"{question}\", and there is no terminal to answer on; use --yes"
         ))
         .into());
@@ -133,6 +135,8 @@ async fn all(
             }
         }
         let lowered = lower(library, &item.experiment, args, rand::random())?;
+        // Before anything is touched, and not when the step begins.
+        tokio::task::block_in_place(|| are_peers_known(agent, &lowered.plan))?;
         let seed = lowered.plan.seed;
         let live = (!args.quiet).then(Live::stderr);
         let job = Job {
@@ -156,6 +160,16 @@ async fn all(
         }
     }
     Ok(exit)
+}
+
+/// Whether every name of a peer stands for something now. Targets that are not there are told when their step begins.
+fn are_peers_known(agent: &Agent, plan: &RunPlan) -> Result<()> {
+    for target in plan.steps.iter().flat_map(|step| &step.targets).filter(|target| !target.peers.is_empty()) {
+        if let Err(error @ TargetError::Peer { .. }) = agent.resolve(target) {
+            return Err(UsageError(error.to_string()).into());
+        }
+    }
+    Ok(())
 }
 
 async fn one(job: Job<'_>, args: &RunArgs) -> Result<Finished> {

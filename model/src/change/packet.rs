@@ -30,12 +30,14 @@ pub struct Rule {
 }
 
 /// Conditions on a packet. All given ones must hold; an empty one is no condition.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Filter {
+///
+/// `P` says how the other side is named: by its networks in a plan, as people name it in the parameters of a fault.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Filter<P = Cidr> {
     /// The transport protocol.
     pub protocol: Option<Protocol>,
-    /// Networks of the other side.
-    pub peers: Vec<Cidr>,
+    /// The other side.
+    pub peers: Vec<P>,
     /// Ports on this side.
     pub local_ports: Vec<Ports>,
     /// Ports on the other side.
@@ -203,6 +205,13 @@ impl Action {
     }
 }
 
+impl<P> Default for Filter<P> {
+    fn default() -> Self {
+        let (peers, local_ports, peer_ports) = (Vec::new(), Vec::new(), Vec::new());
+        Self { protocol: None, peers, local_ports, peer_ports, flows: None }
+    }
+}
+
 impl Filter {
     /// Whether a connection between these ends meets the conditions on addresses and ports.
     pub fn admits(&self, local: SocketAddr, peer: SocketAddr) -> bool {
@@ -213,7 +222,7 @@ impl Filter {
     }
 }
 
-impl fmt::Display for Filter {
+impl<P: fmt::Display> fmt::Display for Filter<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut parts = Vec::new();
         if let Some(protocol) = self.protocol {
@@ -221,7 +230,7 @@ impl fmt::Display for Filter {
         }
         let list = |items: Vec<String>| items.join(", ");
         if !self.peers.is_empty() {
-            parts.push(format!("peer {}", list(self.peers.iter().map(Cidr::to_string).collect())));
+            parts.push(format!("peer {}", list(self.peers.iter().map(P::to_string).collect())));
         }
         if !self.local_ports.is_empty() {
             parts.push(format!("local port {}", list(self.local_ports.iter().map(Ports::to_string).collect())));

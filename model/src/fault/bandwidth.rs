@@ -9,6 +9,7 @@ use super::network::{self, packet_fault};
 use super::{FaultKind, PlanError, Reading};
 use crate::change::{Action, Per, Plan};
 use crate::facts::FactsSnapshot;
+use crate::peer::Peer;
 use crate::receipt::{Effect, Measured, ReceiptLine};
 use crate::units::{Rate, Size};
 
@@ -65,6 +66,10 @@ impl FaultKind for Bandwidth {
     fn describe(&self) -> String {
         let per = if self.per == Per::Flow { " for each flow" } else { "" };
         format!("{}{per}, {}{}", self.rate, self.direction.describe(), network::describe(&self.filter()))
+    }
+
+    fn peers(&self) -> &[Peer] {
+        &self.peers
     }
 
     fn plan(&self, facts: &FactsSnapshot) -> Result<Plan, PlanError> {

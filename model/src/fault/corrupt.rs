@@ -6,6 +6,7 @@ use super::network::{self, packet_fault};
 use super::{FaultKind, PlanError, Reading};
 use crate::change::{Action, Checksum, Plan};
 use crate::facts::FactsSnapshot;
+use crate::peer::Peer;
 use crate::receipt::{Measured, ReceiptLine};
 use crate::units::Percent;
 
@@ -45,6 +46,10 @@ impl FaultKind for Corrupt {
         let fixed = if self.checksum == Checksum::Fixed { ", checksum fixed" } else { "" };
         let (way, filter) = (self.direction.describe(), network::describe(&self.filter()));
         format!("{bits} in {} of the packets{fixed}, {way}{filter}", self.percent)
+    }
+
+    fn peers(&self) -> &[Peer] {
+        &self.peers
     }
 
     fn plan(&self, facts: &FactsSnapshot) -> Result<Plan, PlanError> {

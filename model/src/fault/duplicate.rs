@@ -5,6 +5,7 @@ use super::network::{self, packet_fault};
 use super::{FaultKind, PlanError, Reading};
 use crate::change::{Action, Plan};
 use crate::facts::FactsSnapshot;
+use crate::peer::Peer;
 use crate::receipt::{Measured, ReceiptLine};
 use crate::units::Percent;
 
@@ -28,6 +29,10 @@ impl FaultKind for Duplicate {
 
     fn describe(&self) -> String {
         format!("{}, {}{}", self.percent, self.direction.describe(), network::describe(&self.filter()))
+    }
+
+    fn peers(&self) -> &[Peer] {
+        &self.peers
     }
 
     fn plan(&self, facts: &FactsSnapshot) -> Result<Plan, PlanError> {

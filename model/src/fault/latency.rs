@@ -10,6 +10,7 @@ use super::network::{self, packet_fault};
 use super::{FaultKind, PlanError, Reading};
 use crate::change::{Action, Distribution, Plan};
 use crate::facts::FactsSnapshot;
+use crate::peer::Peer;
 use crate::receipt::{Effect, Measured, ReceiptLine};
 use crate::units::{Percent, Span};
 
@@ -92,6 +93,10 @@ impl FaultKind for Latency {
             jitter += ", in any order";
         }
         format!("{}{jitter}, {}{}", self.delay, self.direction.describe(), network::describe(&self.filter()))
+    }
+
+    fn peers(&self) -> &[Peer] {
+        &self.peers
     }
 
     fn plan(&self, facts: &FactsSnapshot) -> Result<Plan, PlanError> {

@@ -12,6 +12,7 @@ use super::network::{self, packet_fault};
 use super::{FaultKind, PlanError, Reading};
 use crate::change::{Action, Losses, Plan};
 use crate::facts::FactsSnapshot;
+use crate::peer::Peer;
 use crate::receipt::{Effect, Measured, ReceiptLine};
 use crate::units::Percent;
 
@@ -102,6 +103,10 @@ impl FaultKind for Loss {
     fn describe(&self) -> String {
         let losses = self.losses().map_or_else(|| "no model".into(), |losses| losses.to_string());
         format!("{losses}, {}{}", self.direction.describe(), network::describe(&self.filter()))
+    }
+
+    fn peers(&self) -> &[Peer] {
+        &self.peers
     }
 
     fn plan(&self, facts: &FactsSnapshot) -> Result<Plan, PlanError> {

@@ -12,6 +12,7 @@ mod loss;
 mod network;
 mod partition;
 mod pause;
+mod peers;
 mod reorder;
 mod reset;
 mod stop;
@@ -24,6 +25,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::change::Plan;
 use crate::facts::FactsSnapshot;
+use crate::peer::Peer;
 use crate::receipt::{Effect, Measured, Receipt, ReceiptLine};
 
 /// One kind of disturbance. Implemented by the parameters of each fault.
@@ -36,6 +38,11 @@ pub trait FaultKind {
 
     /// The parameters in a few words: `50ms ± 5ms, egress`.
     fn describe(&self) -> String;
+
+    /// The other sides that it is about. The names among them are looked up before it is planned.
+    fn peers(&self) -> &[Peer] {
+        &[]
+    }
 
     /// The changes that put this fault on the target. Pure: everything it may know is in `facts`.
     ///
@@ -190,6 +197,11 @@ impl Fault {
     /// See [`FaultKind::describe`].
     pub fn describe(&self) -> String {
         self.kind().describe()
+    }
+
+    /// See [`FaultKind::peers`].
+    pub fn peers(&self) -> &[Peer] {
+        self.kind().peers()
     }
 
     /// See [`FaultKind::plan`].

@@ -5,9 +5,10 @@ use std::net::{IpAddr, Ipv6Addr};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{PlanError, Reading};
+use super::{PlanError, Reading, peers};
 use crate::change::{Action, Change, Filter, Plan, Protocol, Rule, SocketOwner, Way};
 use crate::facts::{FactsSnapshot, Interface, NetnsFacts, TargetKind};
+use crate::peer::Peer;
 use crate::receipt::{Effect, Lost, Measured, PacketCount, ReceiptLine};
 use crate::units::Percent;
 
@@ -78,9 +79,9 @@ macro_rules! packet_fault {
             /// Only this protocol: tcp, udp or icmp
             #[serde(default)]
             pub protocol: Option<$crate::change::Protocol>,
-            /// Only packets to or from these addresses or networks
+            /// Only packets to or from these addresses, networks or hosts; in a file also {component: NAME}
             #[serde(default)]
-            pub peers: Vec<$crate::units::Cidr>,
+            pub peers: Vec<$crate::peer::Peer>,
             /// Only these ports of the target itself
             #[serde(default)]
             pub local_ports: Vec<$crate::units::Ports>,
@@ -94,7 +95,7 @@ macro_rules! packet_fault {
 
         impl $name {
             /// Which packets it is about.
-            fn filter(&self) -> $crate::change::Filter {
+            fn filter(&self) -> $crate::change::Filter<$crate::peer::Peer> {
                 $crate::change::Filter {
                     protocol: self.protocol,
                     peers: self.peers.clone(),
@@ -112,7 +113,7 @@ pub(super) use packet_fault;
 ///
 /// # Errors
 /// Too many networks or ports for one rule, or ports of a protocol without ports.
-pub fn check(filter: &Filter) -> Result<(), String> {
+pub fn check(filter: &Filter<Peer>) -> Result<(), String> {
     if filter.peers.len() > MOST_PEERS {
         return Err(format!(
             "{} peers; one fault takes {MOST_PEERS}: use larger networks or two faults",
@@ -120,7 +121,10 @@ pub fn check(filter: &Filter) -> Result<(), String> {
         ));
     }
     // Rules compare IPv4 addresses in their IPv6 form, `::ffff:a.b.c.d`.
-    if let Some(wide) = filter.peers.iter().find(|p| p.address == IpAddr::V6(Ipv6Addr::UNSPECIFIED) && p.prefix <= 80) {
+    let networks =
+        filter.peers.iter().filter_map(|peer| if let Peer::Network(network) = peer { Some(network) } else { None });
+    if let Some(wide) = networks.into_iter().find(|n| n.address == IpAddr::V6(Ipv6Addr::UNSPECIFIED) && n.prefix <= 80)
+    {
         return Err(format!(
             "the network {wide} holds every IPv4 address, too: name `2000::/3` or `fc00::/7`, or leave `peers` out"
         ));
@@ -139,7 +143,7 @@ pub fn check(filter: &Filter) -> Result<(), String> {
 }
 
 /// The filter for people, or nothing when it is empty.
-pub fn describe(filter: &Filter) -> String {
+pub fn describe(filter: &Filter<Peer>) -> String {
     if *filter == Filter::default() { String::new() } else { format!(", {filter}") }
 }
 
@@ -178,7 +182,7 @@ pub fn plan(
     fault: &'static str,
     facts: &FactsSnapshot,
     direction: Direction,
-    filter: Filter,
+    filter: Filter<Peer>,
     action: Action,
 ) -> Result<Plan, PlanError> {
     let target = &facts.target;
@@ -186,7 +190,8 @@ pub fn plan(
     let sockets = owner(fault, facts)?;
     let delays = action.needs_line();
     let ways = direction.ways();
-    let mut plan = Plan::default();
+    let (filter, notes) = peers::looked_up(fault, facts, filter)?;
+    let mut plan = Plan { changes: Vec::new(), notes };
     let (covered, bare): (Vec<&Interface>, Vec<&Interface>) = interfaces.iter().partition(|i| i.ethernet);
     if covered.is_empty() {
         let names: Vec<_> = bare.iter().map(|i| i.name.as_str()).collect();

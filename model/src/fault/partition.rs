@@ -5,6 +5,7 @@ use super::network::{self, packet_fault};
 use super::{FaultKind, PlanError, Reading};
 use crate::change::{Action, Filter, Plan};
 use crate::facts::FactsSnapshot;
+use crate::peer::Peer;
 use crate::receipt::{Effect, Measured, ReceiptLine};
 use crate::units::Percent;
 
@@ -27,6 +28,10 @@ impl FaultKind for Partition {
         let filter = self.filter();
         let from = if filter == Filter::default() { "everything".to_owned() } else { filter.to_string() };
         format!("{from}, {}", self.direction.describe())
+    }
+
+    fn peers(&self) -> &[Peer] {
+        &self.peers
     }
 
     fn plan(&self, facts: &FactsSnapshot) -> Result<Plan, PlanError> {

@@ -6,6 +6,7 @@ use super::network::{self, packet_fault};
 use super::{FaultKind, PlanError, Reading};
 use crate::change::{Action, Plan};
 use crate::facts::FactsSnapshot;
+use crate::peer::Peer;
 use crate::receipt::{Measured, ReceiptLine};
 use crate::units::{Percent, Span};
 
@@ -40,6 +41,10 @@ impl FaultKind for Reorder {
     fn describe(&self) -> String {
         let (way, filter) = (self.direction.describe(), network::describe(&self.filter()));
         format!("{} by {}, {way}{filter}", self.percent, self.by)
+    }
+
+    fn peers(&self) -> &[Peer] {
+        &self.peers
     }
 
     fn plan(&self, facts: &FactsSnapshot) -> Result<Plan, PlanError> {

@@ -5,11 +5,12 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{FaultKind, PlanError, Reading, network};
+use super::{FaultKind, PlanError, Reading, network, peers};
 use crate::change::{Change, Filter, Plan, Protocol};
 use crate::facts::{FactsSnapshot, TargetKind};
+use crate::peer::Peer;
 use crate::receipt::{Effect, Measured, ReceiptLine};
-use crate::units::{Cidr, Percent, Ports, Span};
+use crate::units::{Percent, Ports, Span};
 
 /// The shortest time from one round to the next: each one walks the kernel's table of connections.
 const SHORTEST: Span = Span::from_millis(100);
@@ -21,9 +22,9 @@ pub struct Reset {
     /// Again and again, with this much time in between, such as 5s; once when left out
     #[serde(default)]
     pub every: Option<Span>,
-    /// Only connections with these addresses or networks
+    /// Only connections with these addresses, networks or hosts; in a file also {component: NAME}
     #[serde(default)]
-    pub peers: Vec<Cidr>,
+    pub peers: Vec<Peer>,
     /// Only these ports of the target itself
     #[serde(default)]
     pub local_ports: Vec<Ports>,
@@ -36,7 +37,7 @@ pub struct Reset {
 }
 
 impl Reset {
-    fn filter(&self) -> Filter {
+    fn filter(&self) -> Filter<Peer> {
         Filter {
             protocol: Some(Protocol::Tcp),
             peers: self.peers.clone(),
@@ -60,13 +61,18 @@ impl FaultKind for Reset {
         format!("{every}{}", network::describe(&self.filter()))
     }
 
+    fn peers(&self) -> &[Peer] {
+        &self.peers
+    }
+
     fn plan(&self, facts: &FactsSnapshot) -> Result<Plan, PlanError> {
         let network = network::of(NAME, facts)?;
         let interface = match facts.target.kind {
             TargetKind::Interface => network.interfaces.first().cloned(),
             _ => None,
         };
-        let mut notes = vec!["connections do not come back: applications must connect again".to_owned()];
+        let (filter, mut notes) = peers::looked_up(NAME, facts, self.filter())?;
+        notes.push("connections do not come back: applications must connect again".to_owned());
         if let Some(interface) = &interface {
             notes.push(format!("its connections are those with an address of {} as their own", interface.name));
         }
@@ -75,7 +81,7 @@ impl FaultKind for Reset {
             netns: network.netns.clone(),
             interface,
             sockets: network::owner(NAME, facts)?,
-            filter: self.filter(),
+            filter,
             spare: network.spare_ports.clone(),
             every: self.every,
             allow: facts.target.lifted.clone(),

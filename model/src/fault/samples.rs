@@ -51,6 +51,7 @@ fn snapshot(name: &str, kind: TargetKind) -> FactsSnapshot {
         processes: Vec::new(),
         control: None,
         replica_of: None,
+        peers: Vec::new(),
         lifted: Vec::new(),
     };
     FactsSnapshot { host: host(), target }

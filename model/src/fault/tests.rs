@@ -385,6 +385,19 @@ fn every_parameter_of_every_fault_is_described_in_its_schema() {
 }
 
 #[test]
+fn every_fault_with_peers_gives_them_to_be_looked_up() {
+    for fault in all() {
+        let mut written = serde_json::to_value(&fault).expect("plain data");
+        let Some(peers) = written[fault.name()].get_mut("peers") else { continue };
+        *peers = serde_json::json!(["10.0.0.0/8", "db.example.org", {"component": "db"}]);
+        let fault: Fault = serde_json::from_value(written).expect("a fault");
+        assert_eq!(fault.peers().len(), 3, "{}", fault.name());
+        let error = fault.plan(&samples::blue()).expect_err("nobody has looked them up").to_string();
+        assert!(error.contains("db.example.org"), "{error}");
+    }
+}
+
+#[test]
 fn every_planned_change_prints_one_line_that_names_its_object() {
     for (fault, _, plan) in plans() {
         for change in plan.changes {

@@ -11,7 +11,8 @@ use crate::fault::Fault;
 use crate::file::{
     Baseline, Check, Diagnostic, Document, Experiment, GameDay, Place, Spanned, System, did_you_mean, parse,
 };
-use crate::run::{AbortPlan, ComponentPlan, ProbePlan, RunPlan, StepPlan, TargetPlan};
+use crate::peer::Peer;
+use crate::run::{AbortPlan, ComponentPlan, PeerPlan, ProbePlan, RunPlan, StepPlan, TargetPlan};
 use crate::sampling;
 use crate::units::Span;
 
@@ -442,12 +443,14 @@ fn check_windows(site: &mut Site<'_>, experiment: &Experiment, plan: &RunPlan) {
 
 /// A plan for one ad-hoc fault, as `firedrill inject` makes it: reported, not judged.
 pub fn ad_hoc(
-    target: TargetPlan,
+    mut target: TargetPlan,
     fault: Fault,
     lasts: Span,
     watched: Option<(ProbePlan, Check)>,
     seed: u64,
 ) -> Lowered {
+    let hosts = fault.peers().iter().filter(|peer| matches!(peer, Peer::Host(_)));
+    target.peers = hosts.map(|host| PeerPlan { peer: host.clone(), replicas: Vec::new() }).collect();
     let (probes, checks): (Vec<_>, Vec<_>) = watched.into_iter().unzip();
     let watched = |probes: &[ProbePlan]| ComponentPlan {
         name: "watched".into(),

@@ -3,8 +3,9 @@
 use super::Site;
 use crate::fault::Fault;
 use crate::file::{Component, Experiment, Pick, Place, Replica, Spanned, Step, System, did_you_mean};
+use crate::peer::Peer;
 use crate::pick;
-use crate::run::{PickPlan, StepPlan, TargetPlan};
+use crate::run::{PeerPlan, PickPlan, StepPlan, TargetPlan};
 use crate::target::StepTarget;
 
 fn component<'a>(system: &'a System, name: &str) -> Option<&'a Component> {
@@ -88,10 +89,46 @@ pub(super) fn lower_step(
         }
         StepTarget::Named(name) => named_targets(site, &step.target, name, system, picks),
     };
+    let peers = lower_peers(site, step, system);
     for target in &mut targets {
         target.allow_protected.clone_from(&step.allow_protected);
+        target.peers.clone_from(&peers);
     }
     StepPlan { at: step.at, lasts: step.lasts.value, targets, faults }
+}
+
+/// The names of peers in a step's faults, each once.
+fn lower_peers(site: &mut Site<'_>, step: &Step, system: &System) -> Vec<PeerPlan> {
+    let mut plans: Vec<PeerPlan> = Vec::new();
+    for fault in &step.inject {
+        for peer in fault.value.peers().iter().filter(|peer| peer.is_name()) {
+            if plans.iter().any(|known| known.peer == *peer) {
+                continue;
+            }
+            let mut replicas = Vec::new();
+            match peer {
+                Peer::Host(name) if component(system, name).is_some() => {
+                    let help = format!("write `{{component: {name}}}`; a host of that name must be named in full");
+                    site.report(Place::of(fault), format!("`{name}` is a component, not a host"), Some(help));
+                }
+                Peer::Component(name) => match component(system, name) {
+                    Some(found) if found.replicas.is_empty() => {
+                        let help = "give it `replicas`, or name addresses".to_owned();
+                        site.report(Place::of(fault), format!("the peer `{name}` has no replicas"), Some(help));
+                    }
+                    Some(found) => replicas.extend(found.replicas.iter().map(|r| r.value.target())),
+                    None => {
+                        let names = system.components.iter().map(|c| c.value.name.value.as_str());
+                        let help = did_you_mean(name, names);
+                        site.report(Place::of(fault), format!("there is no component `{name}`"), Some(help));
+                    }
+                },
+                Peer::Host(_) | Peer::Network(_) => {}
+            }
+            plans.push(PeerPlan { peer: peer.clone(), replicas });
+        }
+    }
+    plans
 }
 
 /// The replicas that a name stands for: a pick, a whole component, or `component/replica`.
@@ -112,6 +149,7 @@ fn named_targets(
             spec: r.target(),
             control: r.control.clone(),
             allow_protected: Vec::new(),
+            peers: Vec::new(),
         };
         replicas.map(plan).collect()
     };

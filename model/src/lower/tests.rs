@@ -373,3 +373,23 @@ fn a_game_day_names_experiments_that_exist() {
     assert_eq!(library.check(), []);
     assert_eq!(library.game_days(None)[0].steps.len(), 2);
 }
+
+#[test]
+fn a_peer_by_name_is_left_to_the_agent_with_the_replicas_of_its_component() {
+    let with = |peers: &str| shop_with("{delay: 80ms", &format!("{{peers: [{peers}], delay: 80ms"));
+    let plan = lower(&with("10.0.0.1, db.example.org, {component: front}")).expect("valid").plan;
+    let peers = &plan.steps[1].targets[0].peers;
+    let text: Vec<String> = peers.iter().map(|p| p.peer.to_string()).collect();
+    assert_eq!(text, ["db.example.org", "component front"]);
+    assert_eq!(peers[1].replicas[0].unit.as_deref(), Some("haproxy.service"));
+    for (wrong, message, help) in [
+        ("{component: frnt}", "no component `frnt`", "`front`"),
+        ("front", "a component, not a host", "`{component: front}`"),
+        ("{componet: front}", "componet", "component"),
+    ] {
+        let text = with(wrong);
+        let found = finding(&text);
+        assert!(found.message.contains(message) && found.place.line > 30, "{found}");
+        assert!(found.help.clone().unwrap_or_default().contains(help), "{found}");
+    }
+}

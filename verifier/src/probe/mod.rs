@@ -19,6 +19,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -29,6 +30,16 @@ use firedrill_model::run::ProbePlan;
 use tokio::sync::{mpsc as async_mpsc, oneshot, watch};
 
 use schedule::Schedule;
+
+/// Looks up the addresses of a host as probes do, from the calling thread's network namespace. `netns` is the name of that
+/// one, when it has a name. Blocks.
+///
+/// # Errors
+/// It has none, or nobody could be asked.
+pub fn resolve(netns: Option<&str>, host: &str) -> Result<Vec<IpAddr>, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
+    runtime.block_on(names::Names::of(netns).resolve(host)).map_err(|e| e.to_string())
+}
 
 /// Why probes cannot be started. Nothing was asked then.
 #[derive(Debug, thiserror::Error)]

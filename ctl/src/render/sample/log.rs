@@ -69,6 +69,7 @@ impl Log {
             processes: Vec::new(),
             control: None,
             replica_of: None,
+            peers: Vec::new(),
             lifted: Vec::new(),
         };
         self.at(at, Event::StepBegan { step, targets: vec![facts] });

@@ -169,6 +169,7 @@ impl Drill {
             processes: Vec::new(),
             control: None,
             replica_of: None,
+            peers: Vec::new(),
             lifted: Vec::new(),
         };
         let receipt = Receipt {
