@@ -40,9 +40,12 @@ pub struct PacketCount {
     pub bypassed: u64,
     /// Bytes of the matched packets, link header included.
     pub bytes: u64,
-    /// Of those, changed by the delay line as the fault has it: duplicated, damaged, put behind others, made to wait.
+    /// Of those, changed by the delay line as the fault has it: duplicated, damaged, answered, put behind others, made to wait.
     #[serde(default)]
     pub acted: u64,
+    /// Of the acted upon, packets of TCP that were answered with a reset.
+    #[serde(default)]
+    pub resets: u64,
     /// Bytes on the link of the packets that left while others waited for the same rate, and
     #[serde(default)]
     pub limited_bytes: u64,

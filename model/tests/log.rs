@@ -130,6 +130,7 @@ fn records() -> Vec<Record> {
         bypassed: 3,
         bytes: 4,
         acted: 5,
+        resets: 8,
         limited_bytes: 6,
         limited_ns: 7,
         applied,

@@ -116,6 +116,37 @@ fn two_processes_of_one_group_are_told_apart_on_the_wire_and_on_loopback() {
 }
 
 #[test]
+fn a_refused_group_tells_at_once_and_its_neighbour_is_not_meant() {
+    let Some(bench) = bench() else { return };
+    let group = bench.stage.cgroup(pair::WEB);
+    let args = ["inject", "partition", "--cgroup", &group, "--mode", "reject", "--for", "40s", "--json"];
+    let mut partition = bench.start(&args);
+    let ways: [(&str, IpAddr); 4] = [
+        ("a", V4[1].into()),
+        ("a", V6[1].into()),
+        ("b", Ipv4Addr::LOCALHOST.into()),
+        ("b", Ipv6Addr::LOCALHOST.into()),
+    ];
+    for (node, address) in ways {
+        let ask = |port| {
+            let server = SocketAddr::new(address, port);
+            bench.stage.within(node, || pair::ask(server, Duration::from_secs(5))).expect("node")
+        };
+        for port in WEB_PORTS {
+            let refused = ask(port).expect_err("refused");
+            let kind = refused.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+            assert_eq!(kind, Some(std::io::ErrorKind::ConnectionRefused), "{address} from {node}: {refused}");
+        }
+        ask(pair::KEPT_PORT).expect("another group of the same namespace is not meant");
+    }
+    partition.signal(nix::sys::signal::Signal::SIGINT).expect("runs");
+    assert_eq!(partition.wait(Duration::from_secs(10)).expect("ends").code(), Some(4));
+    let outcome: serde_json::Value = serde_json::from_str(&partition.printed()).expect("JSON");
+    assert_eq!(outcome["receipts"][0]["effect"], "effective", "{outcome}");
+    assert!(outcome["receipts"][0]["says"].as_str().is_some_and(|says| says.starts_with("all ")), "{outcome}");
+}
+
+#[test]
 fn a_group_is_cut_off_and_its_neighbour_is_not() {
     let Some(bench) = bench() else { return };
     let group = bench.stage.cgroup(pair::WEB);

@@ -26,13 +26,19 @@ use nix::{
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 
 use super::{
+    answer::{Answer, Kind},
     error::DataPlaneError,
     frame,
     queue::{Held, Queue},
     record::{Record, Records},
     wire,
 };
-use crate::sys::{clock::monotonic_ns, mmap::LineTable, thread::set_nice, tun::Tap};
+use crate::sys::{
+    clock::monotonic_ns,
+    mmap::{LineTable, Reentry},
+    thread::set_nice,
+    tun::Tap,
+};
 
 /// What one line holds at most; more passes undelayed and is counted.
 const LIMIT_BYTES: usize = 256 << 20;
@@ -70,6 +76,10 @@ pub(super) struct LineParts {
     pub slot: u32,
     /// Knows our frames.
     pub nonce: u64,
+    /// How packets go on, and how answers go back.
+    pub forth: Reentry,
+    /// The latter.
+    pub back: Reentry,
     /// Where results go.
     pub records: Records,
 }
@@ -173,6 +183,8 @@ struct Worker {
     table: Arc<LineTable>,
     slot: u32,
     nonce: u64,
+    forth: Reentry,
+    back: Reentry,
     records: Records,
     /// Those that were looked up before; the rest are behind a lock.
     known: HashMap<u32, Arc<Record>>,
@@ -191,6 +203,8 @@ impl Worker {
             table: parts.table,
             slot: parts.slot,
             nonce: parts.nonce,
+            forth: parts.forth,
+            back: parts.back,
             records: parts.records,
             known: HashMap::new(),
             chance: StdRng::from_rng(&mut rand::rng()),
@@ -337,9 +351,14 @@ impl Worker {
     /// Holds a packet as its rules say, changed as they say, or sends it on.
     fn shape(&mut self, meta: &Meta, holders: Vec<Arc<Record>>, frame: &mut [u8]) {
         let (mut due_ns, mut twice, mut out_of_order, mut queued) = (meta.taken_ns, false, false, false);
+        let mut answer: Option<Answer> = None;
         let bytes = wire::link_len(frame) as u64;
         for holder in &holders {
-            let fate = holder.shaper().decide(due_ns, bytes, meta.flow, &mut self.chance);
+            let fate = {
+                let mut shaper = holder.shaper();
+                let answered = shaper.answer(frame);
+                answered.unwrap_or_else(|| shaper.decide(due_ns, bytes, meta.flow, &mut self.chance))
+            };
             if fate.dropped && !self.draining {
                 holder.dropped.fetch_add(1, Relaxed);
                 return;
@@ -348,16 +367,25 @@ impl Worker {
             let damaged = fate
                 .damage
                 .is_some_and(|(bits, fix)| wire::damage(frame, bits, fix, |below| chance.random_range(0..below)));
-            if fate.twice || damaged || fate.queued || (fate.out_of_order && fate.wait_ns > 0) {
+            let answered = fate.answer.as_ref().map(|answer| answer.kind);
+            if answered == Some(Kind::Reset) {
+                holder.resets.fetch_add(1, Relaxed);
+            }
+            if answered.is_some() || fate.twice || damaged || fate.queued || (fate.out_of_order && fate.wait_ns > 0) {
                 holder.acted.fetch_add(1, Relaxed);
             }
             due_ns = due_ns.saturating_add(fate.wait_ns);
             twice |= fate.twice;
             out_of_order |= fate.out_of_order;
             queued |= fate.queued;
+            // Of several answers the sender gets the first; the others were true, too.
+            answer = answer.or(fate.answer);
         }
         for _ in 0..if twice { 2 } else { 1 } {
-            let mut packet = Held::new(meta, holders.clone(), frame);
+            let mut packet = match &answer {
+                Some(answer) => Held::answer(meta, holders.clone(), &answer.frame),
+                None => Held::new(meta, holders.clone(), frame),
+            };
             (packet.due_ns, packet.out_of_order, packet.queued) = (due_ns, out_of_order, queued);
             self.hold(packet);
         }
@@ -397,7 +425,8 @@ impl Worker {
 
     /// The program at the TAP runs inside the `write`, hence the order.
     fn write(&self, packet: &Held) -> bool {
-        self.table.next_packet(self.slot, packet.mark, packet.priority);
+        let way = if packet.back { self.back } else { self.forth };
+        self.table.next_packet(self.slot, packet.mark, packet.priority, way);
         let written = nix::unistd::write(&self.tap.file, &packet.frame).is_ok();
         if !written {
             for holder in &packet.holders {

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     crash_point,
-    sys::{clock::monotonic_ns, tun},
+    sys::{clock::monotonic_ns, mmap::Reentry, tun},
 };
 
 impl DataPlane {
@@ -38,7 +38,7 @@ impl DataPlane {
             return Err(DataPlaneError::Exhausted { what: "delay lines", limit: MAX_LINES });
         }
         let (bpf, mode) = (&mut self.bpf, self.mode);
-        let (tap, tap_ifindex, reinject, target) = in_netns(&self.netns, || {
+        let (tap, tap_ifindex, reinject, hardware) = in_netns(&self.netns, || {
             let hardware = check_interface(ifindex, &name)?;
             let tap = crash_point::around("line.tap.make", || tun::create_tap(&format!("{TAP_PREFIX}%d")))
                 .map_err(failed("making a TAP"))?;
@@ -52,16 +52,31 @@ impl DataPlane {
                 .map_err(failed("setting the TAP's queue"))?;
             crash_point::around("line.tap.up", || tun::bring_up(&tap.name, line::TAP_MTU))
                 .map_err(failed("bringing the TAP up"))?;
-            Ok((tap, tap_ifindex, reinject, target(ifindex, direction, hardware)))
+            Ok((tap, tap_ifindex, reinject, hardware))
         })?;
         let info = LineInfo { tap_name: tap.name.clone(), tap_ifindex };
         self.maps.reset_refused(slot)?;
         crash_point::around("line.tap.write", || self.maps.taps.insert(tap_ifindex, slot, 0))
             .map_err(map_error("TAPS"))?;
-        let parts =
-            LineParts { tap, table: Arc::clone(&self.table), slot, nonce: self.nonce, records: self.records.clone() };
+        let forth = way(direction, hardware);
+        let parts = LineParts {
+            tap,
+            table: Arc::clone(&self.table),
+            slot,
+            nonce: self.nonce,
+            forth,
+            back: way_back(direction, hardware),
+            records: self.records.clone(),
+        };
         let line = crash_point::around("line.start", || Line::start(parts))?;
-        let entry = firedrill_abi::Line { tap_ifindex, heartbeat_ns: monotonic_ns(), ..target };
+        let entry = firedrill_abi::Line {
+            heartbeat_ns: monotonic_ns(),
+            tap_ifindex,
+            target_ifindex: ifindex,
+            reinject_flags: forth.flags,
+            stage: forth.stage,
+            ..firedrill_abi::Line::default()
+        };
         crash_point::around("line.on", || self.table.switch_on(slot, &entry));
         if let Some(hook) = self.hooks.get_mut(&(ifindex, direction)) {
             hook.line = Some(ActiveLine { slot, tap_ifindex, line, reinject });
@@ -117,17 +132,22 @@ impl DataPlane {
 
 /// Where a line sends packets on: at the hook where they were taken, but on the loopback interface always at ingress,
 /// since there a packet that is sent a second time gets lost.
-fn target(ifindex: u32, direction: Direction, hardware: u16) -> firedrill_abi::Line {
+fn way(direction: Direction, hardware: u16) -> Reentry {
     let at_ingress = direction == Direction::Ingress || hardware == tun::HARDWARE_LOOPBACK;
-    firedrill_abi::Line {
-        target_ifindex: ifindex,
-        reinject_flags: if at_ingress { REINJECT_INGRESS } else { 0 },
+    Reentry {
+        flags: if at_ingress { REINJECT_INGRESS } else { 0 },
         stage: match direction {
             Direction::Egress => STAGE_EGRESS,
             Direction::Ingress => STAGE_INGRESS,
         },
-        ..firedrill_abi::Line::default()
     }
+}
+
+/// Where a line sends answers: they arrive where the packet left, or leave where it arrived, and pass our own hook there. On
+/// the loopback interface every answer arrives.
+fn way_back(direction: Direction, hardware: u16) -> Reentry {
+    let arrives = direction == Direction::Egress || hardware == tun::HARDWARE_LOOPBACK;
+    way(if arrives { Direction::Ingress } else { Direction::Egress }, hardware)
 }
 
 /// Keeps the kernel from sending anything of its own over a TAP.
@@ -153,9 +173,19 @@ mod tests {
 
     #[test]
     fn only_the_loopback_gets_packets_taken_at_egress_back_at_ingress() {
-        let flags = |direction, hardware| target(1, direction, hardware).reinject_flags;
+        let flags = |direction, hardware| way(direction, hardware).flags;
         assert_eq!(flags(Direction::Egress, tun::HARDWARE_ETHERNET), 0);
         assert_eq!(flags(Direction::Ingress, tun::HARDWARE_ETHERNET), REINJECT_INGRESS);
         assert_eq!(flags(Direction::Egress, tun::HARDWARE_LOOPBACK), REINJECT_INGRESS);
+    }
+
+    #[test]
+    fn answers_go_the_other_way_and_on_the_loopback_they_arrive() {
+        let arrives = way(Direction::Ingress, tun::HARDWARE_ETHERNET);
+        let leaves = way(Direction::Egress, tun::HARDWARE_ETHERNET);
+        assert_eq!(way_back(Direction::Egress, tun::HARDWARE_ETHERNET), arrives);
+        assert_eq!(way_back(Direction::Ingress, tun::HARDWARE_ETHERNET), leaves);
+        assert_eq!(way_back(Direction::Egress, tun::HARDWARE_LOOPBACK), arrives);
+        assert_eq!(way_back(Direction::Ingress, tun::HARDWARE_LOOPBACK), arrives);
     }
 }

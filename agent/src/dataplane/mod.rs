@@ -31,6 +31,7 @@
 //! the beginning and the end of a fault.
 //! What a line holds when the process is killed is lost; what exceeds its room of 256 MiB goes on undelayed.
 
+mod answer;
 mod attach;
 mod chance;
 mod clsact;
@@ -110,8 +111,10 @@ pub struct Counters {
     pub overflowed: u64,
     /// Packets that the line could not send on: lost.
     pub lost: u64,
-    /// Packets that the line changed, held up for others or put behind them, as the rule has it.
+    /// Packets that the line changed, answered, held up for others or put behind them, as the rule has it.
     pub acted: u64,
+    /// Of those, packets of TCP that were answered with a reset.
+    pub resets: u64,
     /// Bytes on the link of packets that left while others waited for the same rate.
     pub limited_bytes: u64,
     /// The time that those took, nanoseconds.

@@ -30,6 +30,8 @@ pub(super) struct Held {
     pub out_of_order: bool,
     /// Whether it has to wait for others of the same rate.
     pub queued: bool,
+    /// Whether it goes where the packets of this line come from: it is an answer.
+    pub back: bool,
     /// Its flow.
     pub flow: u32,
     /// To be restored.
@@ -50,12 +52,18 @@ impl Held {
             holders,
             out_of_order: false,
             queued: false,
+            back: false,
             flow: meta.flow,
             mark: meta.mark,
             priority: meta.priority,
             frame: frame.into(),
             sequence: 0,
         }
+    }
+
+    /// An answer to that packet: it has no mark or priority of its own.
+    pub(super) fn answer(meta: &Meta, holders: Vec<Arc<Record>>, frame: &[u8]) -> Self {
+        Self { mark: 0, priority: 0, back: true, ..Self::new(meta, holders, frame) }
     }
 
     fn cost(&self) -> usize {

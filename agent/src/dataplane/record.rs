@@ -24,9 +24,11 @@ pub(super) struct Record {
     pub overflowed: AtomicU64,
     /// Packets that could not be written back.
     pub lost: AtomicU64,
-    /// Packets that it changed, held up for others or put behind them.
+    /// Packets that it changed, answered, held up for others or put behind them.
     pub acted: AtomicU64,
-    /// Packets that found no room in its queue.
+    /// Of those, packets of TCP that it answered with a reset.
+    pub resets: AtomicU64,
+    /// Packets that found no room in its queue, or that it swallowed.
     pub dropped: AtomicU64,
     /// Bytes on the link of packets that left while others waited, and the time that they took.
     pub limited_bytes: AtomicU64,
@@ -48,6 +50,7 @@ impl Record {
             overflowed: AtomicU64::new(0),
             lost: AtomicU64::new(0),
             acted: AtomicU64::new(0),
+            resets: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
             limited_bytes: AtomicU64::new(0),
             limited_ns: AtomicU64::new(0),

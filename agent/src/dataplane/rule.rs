@@ -288,7 +288,7 @@ fn check(shape: Shape) -> Result<(), RuleError> {
         Shape::Reorder { share, by } => fits(by).and(is_share(share)),
         Shape::Duplicate { share } | Shape::Corrupt { share, .. } => is_share(share),
         Shape::Limit { rate: 0, .. } => Err(RuleError::NoRate),
-        Shape::Limit { .. } | Shape::Pass => Ok(()),
+        Shape::Limit { .. } | Shape::Reject | Shape::Pass => Ok(()),
     }
 }
 

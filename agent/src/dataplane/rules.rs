@@ -86,8 +86,11 @@ impl DataPlane {
         let (number, delays) = (rule.number, rule.spec.delays());
         let mut released = Ok(());
         if delays {
-            // New packets still go through the line, without delay, so that they stay behind those that it holds.
-            rule.record.set_shape(Shape::Pass);
+            // New packets still go through the line, without delay, so that they stay behind those that it holds. What refuses
+            // packets holds none, and does so to its end.
+            if rule.spec.action != Action::Hold(Shape::Reject) {
+                rule.record.set_shape(Shape::Pass);
+            }
             released = self.release(number);
         }
         self.list(id, false)?;
@@ -157,6 +160,7 @@ impl DataPlane {
             overflowed: rule.record.overflowed.load(Relaxed),
             lost: rule.record.lost.load(Relaxed),
             acted: rule.record.acted.load(Relaxed),
+            resets: rule.record.resets.load(Relaxed),
             limited_bytes: rule.record.limited_bytes.load(Relaxed),
             limited_ns: rule.record.limited_ns.load(Relaxed),
             delays: rule.record.delays.snapshot(),

@@ -5,7 +5,10 @@ use std::{collections::HashMap, time::Duration};
 use firedrill_model::change::Distribution;
 use rand::Rng;
 
-use super::chance::{self, Deviate};
+use super::{
+    answer::{self, Answer},
+    chance::{self, Deviate},
+};
 
 /// The longest that a packet is held by one rule, nanoseconds.
 const LONGEST_NS: f64 = 60e9;
@@ -63,6 +66,8 @@ pub enum Shape {
         /// Whether each flow has the rate for itself.
         per_flow: bool,
     },
+    /// They are taken, and answered as if nobody were there: TCP with a reset, what else may be answered with an ICMP error.
+    Reject,
 }
 
 impl Shape {
@@ -73,7 +78,7 @@ impl Shape {
 }
 
 /// What becomes of one packet.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Fate {
     /// It waits so much longer, nanoseconds.
     pub wait_ns: u64,
@@ -87,6 +92,8 @@ pub(super) struct Fate {
     pub dropped: bool,
     /// It had to wait for others.
     pub queued: bool,
+    /// This goes back in its place.
+    pub answer: Option<Answer>,
 }
 
 /// A shape, and what it remembers from packet to packet.
@@ -110,10 +117,21 @@ impl Shaper {
         self.shape
     }
 
+    /// Decides about a frame by what it carries; `None`: that is not what this is about.
+    pub(super) fn answer(&self, frame: &[u8]) -> Option<Fate> {
+        match self.shape {
+            Shape::Reject => {
+                let answer = answer::refusal(frame);
+                Some(Fate { dropped: answer.is_none(), answer, ..Fate::default() })
+            }
+            _ => None,
+        }
+    }
+
     /// Decides about a packet of `bytes` on the link that is due at `due_ns`.
     pub(super) fn decide(&mut self, due_ns: u64, bytes: u64, flow: u32, chance: &mut impl Rng) -> Fate {
         match self.shape {
-            Shape::Pass => Fate::default(),
+            Shape::Pass | Shape::Reject => Fate::default(),
             Shape::Delay { delay, jitter, distribution, correlation, reorder } => {
                 let spread = if jitter.is_zero() { 0.0 } else { self.deviate.next(correlation, distribution, chance) };
                 let ns = delay.as_nanos() as f64 + spread * jitter.as_nanos() as f64;

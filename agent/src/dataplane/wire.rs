@@ -14,9 +14,12 @@ const GSO_UDP_L4: u8 = 5;
 /// `VIRTIO_NET_HDR_GSO_ECN`: a flag beside the type.
 const GSO_ECN: u8 = 0x80;
 
-const ETHERNET_LEN: usize = 14;
-const TCP: u8 = 6;
-const UDP: u8 = 17;
+/// Bytes of an Ethernet header.
+pub(super) const ETHERNET_LEN: usize = 14;
+/// The protocol.
+pub(super) const TCP: u8 = 6;
+/// The protocol.
+pub(super) const UDP: u8 = 17;
 /// FIN and PSH are the last segment's, CWR the first's.
 const TCP_FIN: u8 = 0x01;
 const TCP_PSH: u8 = 0x08;
@@ -32,48 +35,80 @@ fn gso_type(frame: &[u8]) -> u8 {
 
 /// Where the parts of an IP frame lie, from the beginning of the Ethernet header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Layout {
-    v6: bool,
-    protocol: u8,
-    transport: usize,
-    payload: usize,
-    end: usize,
+pub(super) struct Layout {
+    pub v6: bool,
+    pub protocol: u8,
+    pub transport: usize,
+    pub payload: usize,
+    pub end: usize,
 }
 
-/// `None`: not IP, a fragment, or headers that are not understood.
-fn layout(ethernet: &[u8]) -> Option<Layout> {
+/// The network layer of a frame; places count from the beginning of the Ethernet header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Network {
+    /// IPv6, not IPv4.
+    pub v6: bool,
+    /// What follows the header and its extensions.
+    pub protocol: u8,
+    /// Where that begins; not behind `end`.
+    pub transport: usize,
+    /// Where the packet ends; the frame may be padded.
+    pub end: usize,
+    /// Not a fragment.
+    pub whole: bool,
+    /// Whole, or the first fragment: the one with the transport header.
+    pub first: bool,
+}
+
+/// `None`: not IP, or headers that are not understood.
+pub(super) fn network(ethernet: &[u8]) -> Option<Network> {
     let ip = ethernet.get(ETHERNET_LEN..)?;
+    let word = |at: usize| Some(u16::from_be_bytes([*ip.get(at)?, *ip.get(at + 1)?]));
+    let (mut whole, mut first) = (true, true);
     let (v6, protocol, transport, end) = match ethernet.get(12..14)? {
         [0x08, 0x00] => {
             let header = usize::from(ip.first()? & 0x0f) * 4;
-            let fragment = u16::from_be_bytes([*ip.get(6)?, *ip.get(7)?]) & 0x3fff != 0;
-            let end = usize::from(u16::from_be_bytes([*ip.get(2)?, *ip.get(3)?]));
-            if header < 20 || fragment {
+            let fragment = word(6)?;
+            (whole, first) = (fragment & 0x3fff == 0, fragment & 0x1fff == 0);
+            if header < 20 {
                 return None;
             }
-            (false, *ip.get(9)?, header, end)
+            (false, *ip.get(9)?, header, usize::from(word(2)?))
         }
         [0x86, 0xdd] => {
-            let end = 40 + usize::from(u16::from_be_bytes([*ip.get(4)?, *ip.get(5)?]));
+            let end = 40 + usize::from(word(4)?);
             let (mut next, mut at) = (*ip.get(6)?, 40);
-            // Hop-by-hop options, routing, destination options; what else stands there hides the transport.
-            while matches!(next, 0 | 43 | 60) {
+            // Hop-by-hop options, routing, fragment, destination options; what else stands there hides the transport.
+            while first && matches!(next, 0 | 43 | 44 | 60) {
                 let extension = ip.get(at..at + 2)?;
-                (next, at) = (extension[0], at + (usize::from(extension[1]) + 1) * 8);
+                let length = if next == 44 {
+                    (whole, first) = (false, word(at + 2)? & 0xfff8 == 0);
+                    8
+                } else {
+                    (usize::from(extension[1]) + 1) * 8
+                };
+                (next, at) = (extension[0], at + length);
             }
             (true, next, at, end)
         }
         _ => return None,
     };
+    // A burst of more than 64 KiB has no length; a short frame may be padded.
+    let end = if end <= transport { ip.len() } else { end.min(ip.len()) };
+    let (transport, end) = (ETHERNET_LEN + transport, ETHERNET_LEN + end);
+    (transport <= end).then_some(Network { v6, protocol, transport, end, whole, first })
+}
+
+/// `None`: not TCP or UDP, a fragment, or headers that are not understood.
+pub(super) fn layout(ethernet: &[u8]) -> Option<Layout> {
+    let Network { v6, protocol, transport, end, whole, .. } = network(ethernet)?;
     let header = match protocol {
-        TCP => usize::from(ip.get(transport + 12)? >> 4) * 4,
+        TCP => usize::from(ethernet.get(transport + 12)? >> 4) * 4,
         UDP => 8,
         _ => return None,
     };
-    // A burst of more than 64 KiB has no length; a short frame may be padded.
-    let end = if end <= transport { ip.len() } else { end.min(ip.len()) };
-    let (transport, payload, end) = (ETHERNET_LEN + transport, ETHERNET_LEN + transport + header, ETHERNET_LEN + end);
-    (payload <= end).then_some(Layout { v6, protocol, transport, payload, end })
+    let payload = transport + header;
+    (whole && payload <= end).then_some(Layout { v6, protocol, transport, payload, end })
 }
 
 /// Bytes on the link: a burst is cut there, and each part gets headers of its own.
@@ -148,8 +183,8 @@ fn cut(frame: &[u8]) -> Option<Vec<Box<[u8]>>> {
     Some(segments)
 }
 
-/// Writes the transport's checksum as it must be.
-fn complete(ethernet: &mut [u8]) {
+/// Writes the checksum of TCP or UDP as it must be.
+pub(super) fn complete(ethernet: &mut [u8]) {
     let Some(parts) = layout(ethernet) else { return };
     let at = parts.transport + if parts.protocol == TCP { 16 } else { 6 };
     ethernet[at..at + 2].fill(0);
@@ -164,13 +199,14 @@ fn complete(ethernet: &mut [u8]) {
 }
 
 /// The sum of 16-bit words of RFC 1071, not folded yet.
-fn sum(bytes: &[u8], start: u64) -> u64 {
+pub(super) fn sum(bytes: &[u8], start: u64) -> u64 {
     let mut words = bytes.chunks_exact(2);
     let whole: u64 = words.by_ref().map(|word| u64::from(u16::from_be_bytes([word[0], word[1]]))).sum();
     start + whole + words.remainder().first().map_or(0, |last| u64::from(*last) << 8)
 }
 
-fn fold(mut sum: u64) -> u16 {
+/// The sum in sixteen bits; the checksum is its complement.
+pub(super) fn fold(mut sum: u64) -> u16 {
     while sum >> 16 != 0 {
         sum = (sum & 0xffff) + (sum >> 16);
     }

@@ -68,6 +68,7 @@ fn action(action: Action) -> dataplane::Action {
             reorder,
         }),
         Action::Reorder { share, by } => Hold(Shape::Reorder { share: share.fraction(), by: by.0 }),
+        Action::Reject => Hold(Shape::Reject),
         Action::Duplicate { share } => Hold(Shape::Duplicate { share: share.fraction() }),
         Action::Corrupt { share, bits, checksum } => {
             Hold(Shape::Corrupt { share: share.fraction(), bits, fix: checksum == Checksum::Fixed })
@@ -89,6 +90,7 @@ pub fn count(counters: &Counters) -> PacketCount {
         bypassed: counters.passed + counters.overflowed,
         bytes: counters.bytes,
         acted: counters.acted,
+        resets: counters.resets,
         limited_bytes: counters.limited_bytes,
         limited_ns: counters.limited_ns,
         lost: Vec::new(),

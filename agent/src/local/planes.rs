@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, TryLockError, Weak};
 use std::time::Instant;
 
-use firedrill_model::change::{Action, Rule, SocketOwner, Way};
+use firedrill_model::change::{Rule, SocketOwner, Way};
 use firedrill_model::facts::{Interface, NetnsRef};
 use firedrill_model::receipt::{Lost, PacketCount};
 
@@ -316,7 +316,7 @@ impl Plane {
     /// Whether a rule needs a hook of an interface that came later; and whether it needs a delay line there.
     fn need(&self, loopback: bool, way: Way) -> Option<bool> {
         let rules = self.rules.iter().filter(|held| held.needs(loopback, way));
-        rules.map(|held| matches!(held.rule.action, Action::Delay { .. })).reduce(|a, b| a || b)
+        rules.map(|held| held.rule.action.needs_line()).reduce(|a, b| a || b)
     }
 
     fn attach_later_interfaces(&mut self) {

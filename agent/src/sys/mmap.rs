@@ -9,6 +9,15 @@ use std::{
 
 use firedrill_abi::{Line, MAX_LINES};
 
+/// Where a packet re-enters the stack, as [`Line`] has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reentry {
+    /// [`Line::reinject_flags`].
+    pub flags: u32,
+    /// [`Line::stage`].
+    pub stage: u32,
+}
+
 /// The memory of the map, shared with the kernel's programs.
 #[derive(Debug)]
 pub struct LineTable {
@@ -59,15 +68,22 @@ impl LineTable {
         unsafe { AtomicU64::from_ptr(field) }.store(now_ns, Ordering::Relaxed);
     }
 
-    /// Sets the mark and priority that the next packet written to the line's TAP gets back.
-    pub fn next_packet(&self, slot: u32, mark: u32, priority: u32) {
+    /// Sets the mark and priority that the next packet written to the line's TAP gets back, and where it goes. Only for the
+    /// line's own thread, between whose writes nobody else's come.
+    pub fn next_packet(&self, slot: u32, mark: u32, priority: u32, way: Reentry) {
         let line = self.line(slot);
         // SAFETY: the address of a field; not read.
         let mark_field = unsafe { &raw mut (*line).mark };
         // SAFETY: likewise.
         let priority_field = unsafe { &raw mut (*line).priority };
+        // SAFETY: likewise.
+        let flags = unsafe { &raw mut (*line).reinject_flags };
+        // SAFETY: likewise.
+        let stage = unsafe { &raw mut (*line).stage };
         self.word(mark_field).store(mark, Ordering::Relaxed);
         self.word(priority_field).store(priority, Ordering::Relaxed);
+        self.word(flags).store(way.flags, Ordering::Relaxed);
+        self.word(stage).store(way.stage, Ordering::Relaxed);
     }
 
     /// Configures a line and, last, switches it on.

@@ -5,6 +5,7 @@ mod child;
 mod latency;
 mod lifecycle;
 mod loss;
+mod reject;
 mod shapes;
 mod sockets;
 mod spare;

@@ -113,6 +113,8 @@ pub enum Action {
         /// What shares the rate.
         per: Per,
     },
+    /// Taken, and answered as if nobody were there: TCP with a reset, what else may be answered with an ICMP error.
+    Reject,
 }
 
 /// Which packets a loss takes.
@@ -279,6 +281,7 @@ impl fmt::Display for Action {
                 let then = if *checksum == Checksum::Fixed { " with a checksum made right" } else { "" };
                 write!(f, "flip {bits} bits{then} in {share} of")
             }
+            Self::Reject => f.write_str("refuse"),
             Self::Limit { rate, per: Per::Total, .. } => write!(f, "limit to {rate}"),
             Self::Limit { rate, per: Per::Flow, .. } => write!(f, "limit each flow to {rate},"),
         }

@@ -335,6 +335,7 @@ pub fn total(measured: &[Measured]) -> Option<PacketCount> {
         sum.bypassed += count.bypassed;
         sum.bytes += count.bytes;
         sum.acted += count.acted;
+        sum.resets += count.resets;
         sum.limited_bytes += count.limited_bytes;
         sum.limited_ns += count.limited_ns;
         sum.lost.extend(count.lost.iter().cloned());

@@ -269,6 +269,7 @@ fn a_fault_that_was_measured_at_work_is_effective() {
             bypassed: 0,
             bytes: 90_000,
             acted: 900,
+            resets: 900,
             limited_bytes: 90_000,
             limited_ns: 1_000_000,
             applied,

@@ -33,7 +33,10 @@ fn fault(name: &str, random: &mut StdRng) -> (&'static [&'static str], String) {
         "loss" => (PACKETS, format!("{{percent: {number}%, direction: {way}}}")),
         "duplicate" | "corrupt" | "reorder" => (PACKETS, format!("{{percent: {number}%, direction: {way}}}")),
         "bandwidth" => (PACKETS, format!("{{rate: {number}mbit, direction: {way}}}")),
-        "partition" => (PACKETS, ["{}", "{peers: [10.215.0.0/24]}", "{peers: [\"fd00::/16\"]}"][number % 3].into()),
+        "partition" => (
+            PACKETS,
+            ["{}", "{mode: reject}", "{peers: [10.215.0.0/24]}", "{peers: [\"fd00::/16\"]}"][number % 4].into(),
+        ),
         "reset" => (PACKETS, ["{}", "{every: 100ms}"][number % 2].into()),
         "pause" => (&["group", "kept", "process"], "{}".into()),
         "stop" => (&["kept"], "{}".into()),
