@@ -136,7 +136,8 @@ fn damage_with_a_checksum_made_right_reaches_the_application() {
 fn a_tcp_stream_survives_damage_and_disorder_whole() {
     needs_root!();
     for shape in [
-        Shape::Corrupt { share: 0.01, bits: 3, fix: false },
+        // One bit always shows in the checksum; of three, one packet in some hundreds has the same sum again.
+        Shape::Corrupt { share: 0.01, bits: 1, fix: false },
         Shape::Reorder { share: 0.05, by: Duration::from_millis(2) },
         Shape::Duplicate { share: 0.05 },
     ] {
