@@ -1,6 +1,6 @@
 //! Where our programs are attached.
 
-use std::{fmt, os::fd::AsFd};
+use std::{fmt, io, os::fd::AsFd};
 
 use aya::{
     Ebpf,
@@ -11,7 +11,7 @@ use nix::net::if_::if_indextoname;
 use firedrill_model::change::Way;
 
 use super::{clsact, error::DataPlaneError};
-use crate::crash_point;
+use crate::{crash_point, sys::bpf};
 
 /// One hook of an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -164,7 +164,14 @@ pub(super) fn detach(
     match hooked {
         Hooked::Lost => {}
         Hooked::Tcx(link, _) => {
-            crash_point::around("tcx.detach", || drop(link));
+            crash_point::around("tcx.detach", || {
+                // Closing it is not enough while anybody who lists the links of this host has it open, too.
+                let open = link.info().map_err(io::Error::other).and_then(|info| bpf::link(info.id()));
+                if let Err(error) = open.and_then(|open| bpf::detach_link(open.as_fd())) {
+                    tracing::debug!(%error, ifindex, "a link ends with its descriptor only");
+                }
+                drop(link);
+            });
         }
         Hooked::Clsact => {
             let failed = |what| move |source| DataPlaneError::TrafficControl { what, ifindex, source };

@@ -1,6 +1,9 @@
 //! The shared types as values of aya's maps, and what aya does not ask.
 
-use std::io;
+use std::{
+    io,
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+};
 
 use aya::Pod;
 use firedrill_abi::{Counters, Interface, Line, Rule, Scope};
@@ -60,4 +63,43 @@ pub fn attached(target: u32, attach_type: u32) -> io::Result<Vec<u32>> {
     }
     ids.truncate(query.program_count as usize);
     Ok(ids)
+}
+
+const BPF_LINK_GET_FD_BY_ID: libc::c_int = 30;
+const BPF_LINK_DETACH: libc::c_int = 34;
+
+/// The parts of `union bpf_attr` that calls on links use (bpf(2)): an id or a descriptor, and no options.
+#[repr(C)]
+#[derive(Default)]
+struct OfLink {
+    link: u32,
+    _next_id: u32,
+    _flags: u32,
+}
+
+/// Opens a link in the kernel by its id. It stays there while this is open, whoever attached it.
+///
+/// # Errors
+/// ENOENT when there is none, EPERM without CAP_SYS_ADMIN.
+pub fn link(id: u32) -> io::Result<OwnedFd> {
+    let of = OfLink { link: id, ..OfLink::default() };
+    // SAFETY: the kernel reads `of`, whose size is given; the result is checked.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, BPF_LINK_GET_FD_BY_ID, &raw const of, size_of::<OfLink>()) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a new descriptor that nobody else has.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Takes a link's program away from where it is attached, whoever else has the link open. Linux 5.9.
+///
+/// # Errors
+/// EOPNOTSUPP for a kind of link that only ends with its descriptors.
+pub fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
+    let of = OfLink { link: link.as_raw_fd() as u32, ..OfLink::default() };
+    // The kernel refuses what follows the descriptor.
+    // SAFETY: the kernel reads the beginning of `of`; takes no other memory.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, BPF_LINK_DETACH, &raw const of, size_of::<u32>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

@@ -6,6 +6,7 @@ use aya::programs::loaded_links;
 use firedrill_agent::dataplane::{
     AttachMode, Attachment, DataPlane, Direction, RuleSpec, kernel_support, remove_clsact_filters,
 };
+use firedrill_agent::sys::bpf::link;
 use nix::sys::signal::Signal;
 
 use crate::{
@@ -83,6 +84,23 @@ fn dropping_a_data_plane_restores_the_interface() {
     assert!(clean(&pair.a, &ids));
     drop(plane);
     assert_eq!(pair.a.ip("-details link"), before);
+}
+
+#[test]
+fn a_hook_is_free_at_once_although_somebody_else_has_its_link_open() {
+    needs_root!();
+    let pair = Pair::new();
+    let mut plane = pair.a.data_plane();
+    let va = pair.a.ifindex("va");
+    for _ in 0..2 {
+        plane.attach(va, "va", Direction::Egress).unwrap();
+        // As whoever lists the links of this host has it for a moment.
+        let open: Vec<_> = plane.link_ids().into_iter().map(|id| link(id).unwrap()).collect();
+        plane.detach(va, Direction::Egress).unwrap();
+        plane.attach(va, "va", Direction::Egress).unwrap();
+        plane.detach(va, Direction::Egress).unwrap();
+        drop(open);
+    }
 }
 
 #[test]
