@@ -68,8 +68,17 @@ pub fn executables(command: &mut Command) -> Result<Vec<Executable>> {
 
 /// Builds one test binary of a package, and says where it is.
 pub fn test_binary(package: &str, name: &str) -> Result<Executable> {
+    build_test(package, name, &[])
+}
+
+/// As [`test_binary`], optimised as what users get.
+pub fn release_test_binary(package: &str, name: &str) -> Result<Executable> {
+    build_test(package, name, &["--release"])
+}
+
+fn build_test(package: &str, name: &str, options: &[&str]) -> Result<Executable> {
     let build = ["test", "--package", package, "--test", name, "--no-run", "--message-format=json-render-diagnostics"];
-    let built = executables(&mut cargo(build))?;
+    let built = executables(&mut cargo(build.iter().chain(options).copied()))?;
     built.into_iter().find(|e| e.name == name).with_context(|| format!("cargo built no test `{name}` of {package}"))
 }
 

@@ -1,5 +1,6 @@
 //! Developer commands: `cargo xtask help` lists them. One file a command.
 
+mod bench;
 mod cargo;
 mod ci;
 mod crash;
@@ -46,6 +47,8 @@ enum Command {
     Fuzz(fuzz::Args),
     /// Let one agent apply and revert every fault thousands of times, and print what grows
     Soak(soak::Args),
+    /// Measure what faults cost others, how exact they are and how quick
+    Bench(bench::Args),
     /// Check the rules that no compiler checks
     Tidy,
     /// Make the tarball with the static binary
@@ -64,6 +67,7 @@ fn main() -> ExitCode {
         Command::Crash(args) => crash::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
         Command::Soak(args) => soak::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Tidy => tidy::run(),
         Command::Dist => dist::run(),
         Command::Ci => ci::run(),
