@@ -70,7 +70,7 @@ impl Guest {
             kernel: kernel.to_owned(),
             accelerator: Accelerator::Tcg,
             memory_mib: 1536,
-            timeout: Duration::from_secs(1200),
+            timeout: Duration::from_secs(1800),
             quiet: true,
         }
     }
