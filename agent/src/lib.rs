@@ -7,6 +7,7 @@
 
 pub mod aftermath;
 pub mod agent;
+pub mod calls;
 pub mod config;
 pub mod crash_point;
 pub mod dataplane;

@@ -7,8 +7,8 @@ use aya_ebpf::{
     maps::{Array, HashMap, PerCpuArray, PerCpuHashMap},
 };
 use firedrill_abi::{
-    Counters, Interface, Line, MAX_INTERFACES, MAX_LINES, MAX_RULES, MAX_SCOPES, MAX_SPARED, MAX_TAGGED, Rule, Scope,
-    SocketScopes,
+    CallCounters, CallRule, Caller, Counters, Interface, Line, MAX_CALL_RULES, MAX_CALLERS, MAX_INTERFACES, MAX_LINES,
+    MAX_RULES, MAX_SCOPES, MAX_SPARED, MAX_TAGGED, Rule, Scope, SocketScopes,
 };
 
 use crate::{packet::Packet, rules::Walk};
@@ -88,6 +88,18 @@ impl SocketTags {
         core::ptr::from_ref(self).cast_mut().cast()
     }
 }
+
+/// Rules on calls, by number.
+#[map]
+pub static CALL_RULES: HashMap<u32, CallRule> = HashMap::with_max_entries(MAX_CALL_RULES, BPF_F_NO_PREALLOC);
+
+/// What each of them did.
+#[map]
+pub static CALL_COUNTERS: PerCpuArray<CallCounters> = PerCpuArray::with_max_entries(MAX_CALL_RULES, 0);
+
+/// The rules of each caller, as bits.
+#[map]
+pub static CALLERS: HashMap<Caller, u64> = HashMap::with_max_entries(MAX_CALLERS, BPF_F_NO_PREALLOC);
 
 /// The scopes of a socket.
 #[btf_map]

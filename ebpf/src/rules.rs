@@ -236,7 +236,7 @@ fn chooses(rule: &Rule, number: u32) -> bool {
 
 /// Whether a draw falls below a threshold, of which the greatest stands for certainty.
 #[inline(always)]
-fn below(drawn: u32, threshold: u32) -> bool {
+pub fn below(drawn: u32, threshold: u32) -> bool {
     threshold == ALWAYS || drawn < threshold
 }
 
@@ -263,7 +263,7 @@ fn matches(rule: &Rule, walk: &Walk) -> bool {
 /// Whether the address is in one of the networks. Volatile loads, here and below, keep the optimiser from merging the
 /// comparisons: the verifier follows a chain of early ends in one pass, and a merged one in two for each comparison.
 #[inline(always)]
-fn in_peers(peers: &[Peer; MAX_PEERS], address: &[u64; 2]) -> bool {
+pub fn in_peers(peers: &[Peer; MAX_PEERS], address: &[u64; 2]) -> bool {
     for peer in peers {
         // SAFETY: a reference into the map.
         let peer = unsafe { ptr::read_volatile(peer) };
@@ -277,7 +277,7 @@ fn in_peers(peers: &[Peer; MAX_PEERS], address: &[u64; 2]) -> bool {
 
 /// Whether the port is in one of the ranges.
 #[inline(always)]
-fn in_ports(ports: &[PortRange; MAX_PORTS], port: u32) -> bool {
+pub fn in_ports(ports: &[PortRange; MAX_PORTS], port: u32) -> bool {
     for range in ports {
         // SAFETY: a reference into the map.
         let range = unsafe { ptr::read_volatile(range) };

@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// Levels of the cgroup tree that are looked at, the root excluded.
-const MAX_CGROUP_DEPTH: u32 = 24;
+pub const MAX_CGROUP_DEPTH: u32 = 24;
 
 /// Whether a packet that leaves has a socket of its own that is in no scope: then no rule for sockets is about it.
 #[inline(always)]

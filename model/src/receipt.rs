@@ -12,6 +12,8 @@ use crate::units::Span;
 pub enum Measured {
     /// Counters of a packet rule, summed over all CPUs.
     Packets(PacketCount),
+    /// Counters of a rule on calls, summed over all CPUs.
+    Calls(CallCount),
     /// A kill, by process.
     Kill(KillCount),
     /// Connections that were destroyed.
@@ -55,6 +57,21 @@ pub struct PacketCount {
     /// Delay from the packet's arrival to its re-injection, as measured, for the packets that came out.
     pub applied: DelayHistogram,
     /// What the rule was for and is no longer there: it was in force no longer than that.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lost: Vec<Lost>,
+}
+
+/// Counters of a rule on calls.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CallCount {
+    /// Calls that met every condition.
+    pub matched: u64,
+    /// Of those, calls that were made to fail.
+    pub failed: u64,
+    /// Whether somebody detached our programs before the end.
+    #[serde(default)]
+    pub removed: bool,
+    /// What the rule was for and is no longer there.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lost: Vec<Lost>,
 }

@@ -121,7 +121,7 @@ impl Maps {
 }
 
 /// Removing what is not there is no error.
-pub(super) fn absent_is_fine(removed: Result<(), MapError>) -> Result<(), MapError> {
+pub fn absent_is_fine(removed: Result<(), MapError>) -> Result<(), MapError> {
     match removed {
         Err(MapError::KeyNotFound) => Ok(()),
         Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
@@ -129,7 +129,7 @@ pub(super) fn absent_is_fine(removed: Result<(), MapError>) -> Result<(), MapErr
     }
 }
 
-fn zeros<T: aya::Pod>(zero: T) -> Result<PerCpuValues<T>, DataPlaneError> {
+pub fn zeros<T: aya::Pod>(zero: T) -> Result<PerCpuValues<T>, DataPlaneError> {
     let cpus = nr_cpus().map_err(|(what, error)| DataPlaneError::Load(format!("{what}: {error}")))?;
     PerCpuValues::try_from(vec![zero; cpus]).map_err(|error| DataPlaneError::Load(error.to_string()))
 }
@@ -141,6 +141,16 @@ pub(super) struct Loaded {
     pub tags: Tags,
     pub table: LineTable,
     pub nonce: u64,
+}
+
+/// All programs, of which none is in the kernel yet, and their maps, which are.
+///
+/// # Errors
+/// The kernel refuses the maps.
+pub fn object() -> Result<Ebpf, DataPlaneError> {
+    // The loader reads all types of the kernel, some 8 MB at a time, whenever programs are loaded.
+    memory::give_back_large_blocks();
+    EbpfLoader::new().load(OBJECT).map_err(|error| DataPlaneError::Load(chain(&error)))
 }
 
 pub(super) fn load() -> Result<Loaded, DataPlaneError> {
@@ -203,7 +213,7 @@ fn load_tagger(bpf: &mut Ebpf) -> Result<bool, DataPlaneError> {
 }
 
 /// The end of what the verifier says holds the reason; all of it is too long to read.
-fn refused(name: &str, error: &ProgramError) -> DataPlaneError {
+pub fn refused(name: &str, error: &ProgramError) -> DataPlaneError {
     const KEPT: usize = 600;
     let text = chain(error);
     let cut = text.len().saturating_sub(KEPT);
@@ -211,7 +221,7 @@ fn refused(name: &str, error: &ProgramError) -> DataPlaneError {
     DataPlaneError::Load(format!("{name}: {}{tail}", if cut > 0 { "... " } else { "" }))
 }
 
-fn program<'a, P>(bpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P, DataPlaneError>
+pub fn program<'a, P>(bpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P, DataPlaneError>
 where
     &'a mut P: TryFrom<&'a mut aya::programs::Program>,
 {
@@ -220,7 +230,7 @@ where
         .ok_or_else(|| DataPlaneError::Load(format!("the object has no program {name}: rebuild it")))
 }
 
-fn take<M>(bpf: &mut Ebpf, name: &'static str) -> Result<M, DataPlaneError>
+pub fn take<M>(bpf: &mut Ebpf, name: &'static str) -> Result<M, DataPlaneError>
 where
     M: TryFrom<Map, Error = MapError>,
 {

@@ -76,6 +76,16 @@ pub use self::{
 };
 pub use crate::sys::clock::monotonic_ns;
 
+/// What loading has of use to others of the agent's programs.
+pub(crate) mod loading {
+    pub(crate) use super::chain;
+    pub use super::load::{absent_is_fine, object, program, refused, take, zeros};
+}
+/// Parts of rules as the kernel has them.
+pub(crate) mod encoding {
+    pub use super::rule::{networks, ports, threshold};
+}
+
 use self::{
     attach::Hooked,
     line::Line,
@@ -202,7 +212,7 @@ pub fn is_own_tap(ifname: &str) -> bool {
 }
 
 /// An error and what caused it, on one line: aya puts the kernel's answer into the sources.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
@@ -215,7 +225,7 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn map_error(map: &'static str) -> impl Fn(MapError) -> DataPlaneError {
+pub(crate) fn map_error(map: &'static str) -> impl Fn(MapError) -> DataPlaneError {
     move |error| DataPlaneError::Map { map, reason: chain(&error) }
 }
 

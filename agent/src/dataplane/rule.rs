@@ -191,21 +191,17 @@ impl RuleSpec {
         if !self.egress && !self.ingress {
             return Err(RuleError::NoDirection);
         }
-        if self.peers.len() > MAX_PEERS {
-            return Err(RuleError::TooManyPeers(self.peers.len()));
-        }
         let needs_ports = !self.local_ports.is_empty() || !self.peer_ports.is_empty();
         if needs_ports && self.protocol == Protocol::Icmp {
             return Err(RuleError::PortsOfIcmp);
         }
-        let networks = self.peers.iter().map(|network| peer(*network)).collect::<Result<Vec<_>, _>>()?;
         let mut rule = Rule {
             expires_ns: self.expires_ns,
             ifindex: self.ifindex.unwrap_or(0),
             flows: threshold(self.flows)?,
             protocol: self.protocol.number(),
             needs_ports: u32::from(needs_ports),
-            peers: filled(&networks, Peer::default()),
+            peers: networks(&self.peers)?,
             local_ports: ports(&self.local_ports)?,
             peer_ports: ports(&self.peer_ports)?,
             ..Rule::default()
@@ -225,7 +221,17 @@ fn filled<T: Copy, const N: usize>(given: &[T], otherwise: T) -> [T; N] {
     all
 }
 
-fn ports(given: &[RangeInclusive<u16>]) -> Result<[PortRange; MAX_PORTS], RuleError> {
+/// Networks as a rule has them; without any, every peer.
+pub fn networks(given: &[Cidr]) -> Result<[Peer; MAX_PEERS], RuleError> {
+    if given.len() > MAX_PEERS {
+        return Err(RuleError::TooManyPeers(given.len()));
+    }
+    let networks = given.iter().map(|network| peer(*network)).collect::<Result<Vec<_>, _>>()?;
+    Ok(filled(&networks, Peer::default()))
+}
+
+/// Port ranges as a rule has them; without any, every port.
+pub fn ports(given: &[RangeInclusive<u16>]) -> Result<[PortRange; MAX_PORTS], RuleError> {
     if given.len() > MAX_PORTS {
         return Err(RuleError::TooManyPorts(given.len()));
     }
@@ -292,7 +298,8 @@ fn check(shape: Shape) -> Result<(), RuleError> {
     }
 }
 
-fn threshold(probability: f64) -> Result<u32, RuleError> {
+/// A share as draws are compared with it.
+pub fn threshold(probability: f64) -> Result<u32, RuleError> {
     if !(0.0..=1.0).contains(&probability) {
         return Err(RuleError::Probability(probability.to_string()));
     }

@@ -81,6 +81,9 @@ pub enum ChangeError {
     /// The data plane said no.
     #[error(transparent)]
     DataPlane(#[from] crate::dataplane::DataPlaneError),
+    /// The rules on calls said no.
+    #[error(transparent)]
+    Calls(#[from] crate::calls::CallsError),
     /// Another fault holds the object.
     #[error("{what} is under another fault already: {holder}")]
     Taken {
@@ -402,10 +405,11 @@ fn is_shared(a: &Change, b: &Change) -> bool {
 /// target may have been found by its name, another by a process in it.
 fn same_object(a: &Change, b: &Change) -> bool {
     use Change::{
-        Attach, Command, DelayLine, Freeze, Kill, MakeCgroup, Netns, Reset, Rule, StopUnit, Suspend, Sysctl, Tag,
+        Attach, CallRule, Command, DelayLine, Freeze, Kill, MakeCgroup, Netns, Reset, Rule, StopUnit, Suspend, Sysctl,
+        Tag,
     };
     match (a, b) {
-        (Rule { .. } | Kill { .. } | Reset { .. }, _) => false,
+        (Rule { .. } | CallRule { .. } | Kill { .. } | Reset { .. }, _) => false,
         (Attach { netns: n, interface: i, direction: d }, Attach { netns: m, interface: j, direction: e })
         | (DelayLine { netns: n, interface: i, direction: d }, DelayLine { netns: m, interface: j, direction: e }) => {
             (n.inode, i.index, d) == (m.inode, j.index, e)

@@ -7,7 +7,7 @@ mod reset;
 
 use std::path::PathBuf;
 use std::process::Child;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 use std::time::{Duration, Instant};
 
 use firedrill_model::change::{Change, Victim, Way};
@@ -16,6 +16,7 @@ use firedrill_model::receipt::Measured;
 use firedrill_model::units::Span;
 use nix::libc;
 
+use crate::calls::Calls;
 use crate::dataplane::AttachMode;
 use crate::engine::{ChangeError, Expiry, Host};
 use crate::host::{cgroup, hooks, netns, process, systemd, wait_until};
@@ -37,6 +38,8 @@ pub enum Handle {
     Nothing,
     /// A packet rule.
     Rule(RuleHandle),
+    /// A rule on calls, by its number.
+    Call(u32),
     /// A kill and its watch.
     Kill(KillWatch),
     /// A reset of connections.
@@ -76,6 +79,7 @@ pub struct LocalHost {
     protected: Protected,
     /// Shared with what moves the expiries of rules.
     planes: Arc<Mutex<Planes>>,
+    calls: Arc<Mutex<Calls>>,
     log_directory: Option<PathBuf>,
     last_look: Instant,
 }
@@ -85,7 +89,7 @@ impl LocalHost {
     pub fn new(facts: HostFacts, protected: Protected, log_directory: Option<PathBuf>) -> Self {
         let mode = if facts.tcx { AttachMode::Tcx } else { AttachMode::Clsact };
         let planes = Arc::new(Mutex::new(Planes::new(mode)));
-        Self { facts, protected, planes, log_directory, last_look: Instant::now() }
+        Self { facts, protected, planes, calls: Arc::default(), log_directory, last_look: Instant::now() }
     }
 
     /// Replaces what is protected: there is another guardian.
@@ -118,7 +122,9 @@ impl Host for LocalHost {
                 name: interface.name.clone(),
                 way: *direction,
             },
-            Change::Tag { .. } | Change::DelayLine { .. } | Change::Rule { .. } => Undo::DiesWithAgent,
+            Change::Tag { .. } | Change::DelayLine { .. } | Change::Rule { .. } | Change::CallRule { .. } => {
+                Undo::DiesWithAgent
+            }
             Change::Sysctl { netns, key, value } => Undo::Sysctl {
                 netns: netns.clone(),
                 key: key.clone(),
@@ -191,6 +197,9 @@ impl Host for LocalHost {
                 Handle::Nothing
             }
             Change::Rule { netns, rule } => Handle::Rule(self.planes().add_rule(netns, rule, expires)?),
+            Change::CallRule { caller, rule } => {
+                Handle::Call(self.calls().add(caller, rule, convert::kernel_time(expires))?)
+            }
             Change::Sysctl { netns, key, value } => {
                 sysctl::write(netns, key, value).map_err(failed())?;
                 Handle::Nothing
@@ -256,6 +265,7 @@ impl Host for LocalHost {
     fn measure(&mut self, change: &Change, handle: &mut Handle) -> Option<Measured> {
         match (change, handle) {
             (_, Handle::Rule(rule)) => self.planes().count(rule).map(Measured::Packets),
+            (_, Handle::Call(rule)) => self.calls().count(*rule).map(Measured::Calls),
             (_, Handle::Kill(watch)) => Some(Measured::Kill(watch.count())),
             (_, Handle::Reset(resets)) => Some(Measured::Reset(resets.count())),
             (_, Handle::State(watched)) => Some(watched.read_back()),
@@ -266,6 +276,7 @@ impl Host for LocalHost {
     fn expiry(&self, handle: &Handle) -> Option<Box<dyn Expiry>> {
         match handle {
             Handle::Rule(rule) => Some(Box::new(RuleExpiry::new(rule, &self.planes))),
+            Handle::Call(rule) => Some(Box::new(CallExpiry { rule: *rule, calls: Arc::downgrade(&self.calls) })),
             _ => None,
         }
     }
@@ -275,6 +286,7 @@ impl Host for LocalHost {
             (_, Handle::Rule(rule)) => {
                 return Ok(self.planes().remove_rule(rule)?.map(Measured::Packets));
             }
+            (_, Handle::Call(rule)) => return Ok(self.calls().remove(rule)?.map(Measured::Calls)),
             (_, Handle::Kill(mut watch)) => return Ok(Some(Measured::Kill(watch.end()))),
             (_, Handle::Reset(mut resets)) => return Ok(Some(Measured::Reset(resets.end()))),
             (Change::Attach { netns, interface, direction }, _) => {
@@ -305,6 +317,7 @@ impl Host for LocalHost {
         if self.last_look.elapsed() >= LOOK_EVERY {
             self.last_look = Instant::now();
             self.planes().look_again();
+            self.calls().look_again();
         }
     }
 }
@@ -312,6 +325,10 @@ impl Host for LocalHost {
 impl LocalHost {
     fn planes(&self) -> MutexGuard<'_, Planes> {
         self.planes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn calls(&self) -> MutexGuard<'_, Calls> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until a state is in force, and watches it from then on.
@@ -322,6 +339,26 @@ impl LocalHost {
         } else {
             Err(ChangeError::NoEffect { what: change.to_string(), seen: watched.look().1 })
         }
+    }
+}
+
+/// The expiry of a rule on calls in force. It keeps nothing in force itself.
+struct CallExpiry {
+    rule: u32,
+    calls: Weak<Mutex<Calls>>,
+}
+
+impl Expiry for CallExpiry {
+    fn move_to(&self, at: Instant) -> Result<bool, ChangeError> {
+        let Some(calls) = self.calls.upgrade() else { return Ok(true) };
+        let mut calls = match calls.try_lock() {
+            Ok(calls) => calls,
+            Err(TryLockError::Poisoned(calls)) => calls.into_inner(),
+            // Called from within a call to them.
+            Err(TryLockError::WouldBlock) => return Ok(false),
+        };
+        calls.set_expiry(self.rule, convert::kernel_time(at))?;
+        Ok(true)
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 use aya::Pod;
-use firedrill_abi::{Counters, Interface, Line, Rule, Scope};
+use firedrill_abi::{CallCounters, CallRule, Caller, Counters, Interface, Line, Rule, Scope};
 
 /// A type of `firedrill_abi` as a map value. (The trait and the types are both foreign, hence the wrapper.)
 #[derive(Clone, Copy, Debug, Default)]
@@ -23,6 +23,12 @@ unsafe impl Pod for Shared<Interface> {}
 unsafe impl Pod for Shared<Line> {}
 // SAFETY: as above.
 unsafe impl Pod for Shared<Scope> {}
+// SAFETY: as above.
+unsafe impl Pod for Shared<CallRule> {}
+// SAFETY: as above.
+unsafe impl Pod for Shared<CallCounters> {}
+// SAFETY: as above.
+unsafe impl Pod for Shared<Caller> {}
 
 /// The part of `union bpf_attr` that `BPF_PROG_QUERY` uses (bpf(2)).
 #[repr(C)]

@@ -39,6 +39,27 @@ pub fn socket_option(socket: BorrowedFd<'_>, option: libc::c_int) -> io::Result<
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(value) }
 }
 
+/// The number by which the kernel's programs know the calling thread's network namespace (`SO_NETNS_COOKIE`, Linux 5.14).
+///
+/// # Errors
+/// No socket can be had.
+pub fn netns_cookie() -> io::Result<u64> {
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
+    let mut cookie: u64 = 0;
+    let mut len = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes to `cookie`.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut len,
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(cookie) }
+}
+
 /// Sets an option of a socket, given as the bytes that the kernel expects for it.
 ///
 /// # Errors

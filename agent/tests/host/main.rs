@@ -3,6 +3,7 @@
 //! The binary has a `main` of its own because it plays other parts, too: the guardian of its agents, an agent that is
 //! killed, and a server that answers.
 
+mod calls;
 mod changes;
 mod coexistence;
 mod crash;
@@ -41,6 +42,12 @@ fn main() -> ExitCode {
     }
     let root = support::is_root();
     let tests = trials! {
+        calls: connections_of_a_group_fail_with_the_named_error_and_those_of_its_neighbour_do_not,
+            connections_of_one_process_fail_and_those_of_another_in_its_group_do_not,
+            connections_in_a_namespace_fail_and_those_in_another_do_not,
+            a_share_of_the_connections_fails_and_two_rules_do_not_count_for_each_other,
+            without_a_free_port_neither_connect_nor_bind_succeeds_but_what_has_a_port_does,
+            a_rule_on_calls_that_is_not_renewed_is_ignored_by_the_kernel;
         changes: a_group_is_frozen_for_the_fault_and_thawed_after_it,
             a_group_that_somebody_else_has_frozen_is_refused_and_stays_frozen,
             a_group_inside_another_frozen_one_is_undone_without_complaint,

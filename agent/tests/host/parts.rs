@@ -1,8 +1,9 @@
 //! The other parts that this binary plays, chosen by its first argument.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::unix::net::UnixListener;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -42,6 +43,7 @@ pub fn play() -> Option<ExitCode> {
         ["answer", port] => Some(support::answer(port)),
         ["accept", address] => Some(accept(address)),
         ["converse", address, log] => Some(converse(address, log)),
+        ["call", way] => Some(make_calls(way)),
         ["linger"] => Some(linger()),
         _ => None,
     }
@@ -96,6 +98,36 @@ fn converse(address: &str, log: &str) -> ExitCode {
             std::thread::sleep(Duration::from_millis(5));
         }
     }
+}
+
+/// Makes the calls that it is asked for on a socket of the file system, and answers with their errors.
+fn make_calls(way: &str) -> ExitCode {
+    let listener = UnixListener::bind(way).expect("a socket");
+    for stream in listener.incoming() {
+        let mut stream = stream.expect("a connection");
+        let mut order = String::new();
+        BufReader::new(&stream).read_line(&mut order).expect("an order");
+        let words: Vec<&str> = order.split_whitespace().collect();
+        let done = match words.as_slice() {
+            ["tcp", to] => TcpStream::connect(to).map(drop),
+            ["udp", to] => any_port(to).and_then(|socket| socket.connect(to)),
+            ["udp-from", port, to] => {
+                UdpSocket::bind(format!("127.0.0.1:{port}")).and_then(|socket| socket.connect(to))
+            }
+            ["send", to] => any_port(to).and_then(|socket| socket.send_to(b"?", to)).map(drop),
+            ["bind", at] => TcpListener::bind(at).map(drop),
+            ["bind-udp", at] => UdpSocket::bind(at).map(drop),
+            _ => continue,
+        };
+        let error = done.err().map_or(0, |e| e.raw_os_error().unwrap_or(-1));
+        writeln!(stream, "{error}").expect("heard");
+    }
+    ExitCode::SUCCESS
+}
+
+/// A socket for datagrams to an address.
+fn any_port(to: &str) -> io::Result<UdpSocket> {
+    UdpSocket::bind(if to.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" })
 }
 
 /// How long a process of the next part takes to end.

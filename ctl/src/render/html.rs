@@ -240,6 +240,9 @@ fn receipt(step: usize, receipt: &Receipt) -> ReceiptCard {
                 }
                 delays.push(&p.applied);
             }
+            Measured::Calls(c) => {
+                counts.extend([("calls", c.matched), ("failed", c.failed)].map(|(l, n)| (l, n.to_string())));
+            }
             Measured::Kill(k) => {
                 counts.push(("signalled", k.signalled.to_string()));
                 counts.push(("gone", k.gone.to_string()));

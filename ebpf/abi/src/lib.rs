@@ -5,7 +5,11 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+mod calls;
+
 use core::mem::size_of;
+
+pub use calls::*;
 
 /// Rules that one data plane (one network namespace) can hold.
 pub const MAX_RULES: u32 = 16_384;

@@ -3,6 +3,7 @@
 //! A fault only lists changes. The agent's engine applies them, records the inverse first, and undoes them
 //! from the record. The list below is closed on purpose: a new fault should need none of its own.
 
+mod call;
 mod packet;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use crate::facts::{CgroupRef, Interface, NetnsRef, ProcessRef, masked};
 use crate::protect::Thing;
 use crate::units::{Cidr, Span};
 
+pub use call::{Call, CallRule, Caller, Errno};
 pub use packet::{Action, Checksum, Correlation, Distribution, Filter, Losses, Per, Protocol, Rule};
 
 /// What a fault will do to one target, in order.
@@ -61,6 +63,13 @@ pub enum Change {
         netns: NetnsRef,
         /// The rule.
         rule: Rule,
+    },
+    /// Have system calls fail.
+    CallRule {
+        /// Whose calls.
+        caller: Caller,
+        /// Which ones, and how.
+        rule: CallRule,
     },
     /// Set a kernel parameter in a network namespace.
     Sysctl {
@@ -303,6 +312,7 @@ impl fmt::Display for Change {
                 }
                 write!(f, " ({})", netns.path)
             }
+            Self::CallRule { caller, rule } => write!(f, "rule: {rule}, by {caller}"),
             Self::Sysctl { netns, key, value } => write!(f, "set {key} = {value} ({})", netns.path),
             Self::Kill { victim, signal, keep, .. } => {
                 write!(

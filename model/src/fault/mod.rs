@@ -4,6 +4,8 @@
 //! The command line, the schema, the plan and the reports know of it from then on.
 
 mod bandwidth;
+mod calls;
+mod connect_fail;
 mod corrupt;
 mod duplicate;
 mod kill;
@@ -13,6 +15,7 @@ mod network;
 mod partition;
 mod pause;
 mod peers;
+mod port_exhaustion;
 mod reorder;
 mod reset;
 mod stop;
@@ -144,6 +147,10 @@ faults! {
     "partition" => Partition(partition::Partition),
     /// Destroy established TCP connections
     "reset" => Reset(reset::Reset),
+    /// Have connections fail with an error
+    "connect_fail" => ConnectFail(connect_fail::ConnectFail),
+    /// Have the target find no free local port
+    "port_exhaustion" => PortExhaustion(port_exhaustion::PortExhaustion),
     /// End processes by a signal
     "kill" => Kill(kill::Kill),
     /// Stop a unit or replica, and start it again at the end

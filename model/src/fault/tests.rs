@@ -7,7 +7,7 @@ use super::{Fault, TABLE};
 use crate::change::{Change, Plan, SocketOwner, Way};
 use crate::facts::{FactsSnapshot, TargetKind};
 use crate::lower::{Choices, Library, Lowered};
-use crate::receipt::{DelayHistogram, Effect, KillCount, Lost, Measured, PacketCount, ResetCount};
+use crate::receipt::{CallCount, DelayHistogram, Effect, KillCount, Lost, Measured, PacketCount, ResetCount};
 use crate::units::Span;
 
 fn folder() -> PathBuf {
@@ -235,6 +235,7 @@ fn no_measurement_is_never_an_effect() {
 fn measurements_of_nothing_are_never_an_effect() {
     let nothing = [
         Measured::Packets(PacketCount::default()),
+        Measured::Calls(CallCount::default()),
         Measured::Kill(KillCount::default()),
         Measured::Reset(ResetCount::default()),
         Measured::State { in_force: false, seen: "running".into(), held: Span::default() },
@@ -275,6 +276,7 @@ fn a_fault_that_was_measured_at_work_is_effective() {
             applied,
             lost: Vec::new(),
         }),
+        Measured::Calls(CallCount { matched: 900, failed: 900, ..CallCount::default() }),
         Measured::Kill(KillCount { signalled: 2, gone: 2, ..KillCount::default() }),
         Measured::Reset(ResetCount { rounds: 1, matched: 3, destroyed: 3, ..ResetCount::default() }),
         Measured::State { in_force: true, seen: "as asked".into(), held: Span::from_secs(5) },

@@ -38,6 +38,9 @@ fn fault(name: &str, random: &mut StdRng) -> (&'static [&'static str], String) {
             ["{}", "{mode: reject}", "{peers: [10.215.0.0/24]}", "{peers: [\"fd00::/16\"]}"][number % 4].into(),
         ),
         "reset" => (PACKETS, ["{}", "{every: 100ms}"][number % 2].into()),
+        "connect_fail" | "port_exhaustion" => {
+            (&["namespace", "other", "group", "kept", "process"], format!("{{percent: {number}%}}"))
+        }
         "pause" => (&["group", "kept", "process"], "{}".into()),
         "stop" => (&["kept"], "{}".into()),
         "kill" => (&["kept"], ["{}", "{keep: true}"][number % 2].into()),
