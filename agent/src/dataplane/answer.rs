@@ -26,6 +26,8 @@ pub(super) enum Kind {
     Reset,
     /// An error of ICMP or ICMPv6.
     Unreachable,
+    /// An answer of DNS.
+    Dns,
 }
 
 /// A frame that goes back.
@@ -119,7 +121,7 @@ fn unreachable(ethernet: &[u8], network: &Network) -> Box<[u8]> {
 }
 
 /// The headers before `length` bytes of a protocol that go back to the sender of a frame. The frame has its IP header.
-fn envelope(ethernet: &[u8], v6: bool, protocol: u8, length: usize) -> Vec<u8> {
+pub(super) fn envelope(ethernet: &[u8], v6: bool, protocol: u8, length: usize) -> Vec<u8> {
     let mut frame = vec![0; VNET_LEN];
     frame.extend_from_slice(&ethernet[6..12]);
     frame.extend_from_slice(&ethernet[..6]);
@@ -146,4 +148,4 @@ fn envelope(ethernet: &[u8], v6: bool, protocol: u8, length: usize) -> Vec<u8> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

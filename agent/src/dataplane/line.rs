@@ -353,12 +353,17 @@ impl Worker {
         let (mut due_ns, mut twice, mut out_of_order, mut queued) = (meta.taken_ns, false, false, false);
         let mut answer: Option<Answer> = None;
         let bytes = wire::link_len(frame) as u64;
-        for holder in &holders {
+        // Those that are about this packet.
+        let mut concerned = Vec::with_capacity(holders.len());
+        for holder in holders {
             let fate = {
                 let mut shaper = holder.shaper();
-                let answered = shaper.answer(frame);
+                let answered = shaper.answer(frame, &mut self.chance);
                 answered.unwrap_or_else(|| shaper.decide(due_ns, bytes, meta.flow, &mut self.chance))
             };
+            if fate.untouched {
+                continue;
+            }
             if fate.dropped && !self.draining {
                 holder.dropped.fetch_add(1, Relaxed);
                 return;
@@ -380,11 +385,16 @@ impl Worker {
             queued |= fate.queued;
             // Of several answers the sender gets the first; the others were true, too.
             answer = answer.or(fate.answer);
+            concerned.push(holder);
+        }
+        if concerned.is_empty() {
+            self.write(&Held::new(meta, concerned, frame));
+            return;
         }
         for _ in 0..if twice { 2 } else { 1 } {
             let mut packet = match &answer {
-                Some(answer) => Held::answer(meta, holders.clone(), &answer.frame),
-                None => Held::new(meta, holders.clone(), frame),
+                Some(answer) => Held::answer(meta, concerned.clone(), &answer.frame),
+                None => Held::new(meta, concerned.clone(), frame),
             };
             (packet.due_ns, packet.out_of_order, packet.queued) = (due_ns, out_of_order, queued);
             self.hold(packet);

@@ -35,6 +35,7 @@ mod answer;
 mod attach;
 mod chance;
 mod clsact;
+mod dns;
 mod error;
 mod frame;
 mod histogram;

@@ -80,7 +80,7 @@ pub enum Protocol {
 }
 
 /// What to do with a packet that matches.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Action {
     /// Drop it; the sender is not told.
     Drop(Loss),
@@ -206,7 +206,7 @@ impl RuleSpec {
             peer_ports: ports(&self.peer_ports)?,
             ..Rule::default()
         };
-        set_action(&mut rule, self.action)?;
+        set_action(&mut rule, &self.action)?;
         Ok(rule)
     }
 }
@@ -257,11 +257,11 @@ impl Protocol {
 ///
 /// # Errors
 /// Its numbers are out of range.
-pub fn set_action(rule: &mut Rule, action: Action) -> Result<(), RuleError> {
+pub fn set_action(rule: &mut Rule, action: &Action) -> Result<(), RuleError> {
     match action {
         Action::Drop(loss) => {
             rule.action = ACTION_DROP;
-            match loss {
+            match *loss {
                 Loss::Independent { probability } => {
                     (rule.model, rule.threshold) = (MODEL_INDEPENDENT, threshold(probability)?);
                 }
@@ -282,18 +282,19 @@ pub fn set_action(rule: &mut Rule, action: Action) -> Result<(), RuleError> {
     Ok(())
 }
 
-fn check(shape: Shape) -> Result<(), RuleError> {
+fn check(shape: &Shape) -> Result<(), RuleError> {
     let is_share = |share: f64| {
         if (0.0..=1.0).contains(&share) { Ok(()) } else { Err(RuleError::Probability(share.to_string())) }
     };
     let fits = |longest: Duration| if longest > MAX_DELAY { Err(RuleError::TooLong(longest)) } else { Ok(()) };
-    match shape {
+    match *shape {
         Shape::Delay { delay, jitter, correlation, .. } => {
             fits(delay.saturating_add(jitter)).and(is_share(correlation))
         }
         Shape::Reorder { share, by } => fits(by).and(is_share(share)),
         Shape::Duplicate { share } | Shape::Corrupt { share, .. } => is_share(share),
         Shape::Limit { rate: 0, .. } => Err(RuleError::NoRate),
+        Shape::Answer(ref queries) => fits(queries.delay.0),
         Shape::Limit { .. } | Shape::Reject | Shape::Pass => Ok(()),
     }
 }

@@ -28,7 +28,7 @@ impl DataPlane {
             return Err(full("packet rules of one target", RULES_PER_SCOPE));
         };
         let record = Arc::new(Record::new(number, spec.expires_ns));
-        record.set_shape(shape(spec.action));
+        record.set_shape(shape(&spec.action));
         self.records.begin(Arc::clone(&record));
         let id = RuleId(self.next_rule);
         self.next_rule += 1;
@@ -50,11 +50,11 @@ impl DataPlane {
     pub fn update_rule(&mut self, id: RuleId, action: Action) -> Result<(), DataPlaneError> {
         let rule = self.rules.get_mut(&id).ok_or(DataPlaneError::NoSuchRule(id.0))?;
         let mut encoded = rule.encoded;
-        rule::set_action(&mut encoded, action)?;
+        rule::set_action(&mut encoded, &action)?;
         if (encoded.action, encoded.model) != (rule.encoded.action, rule.encoded.model) {
             return Err(RuleError::KindChanged.into());
         }
-        rule.record.set_shape(shape(action));
+        rule.record.set_shape(shape(&action));
         self.maps.write_rule(rule.number, encoded)?;
         rule.encoded = encoded;
         rule.spec.action = action;
@@ -215,9 +215,9 @@ impl DataPlane {
 }
 
 /// What the lines do with the packets of a rule.
-fn shape(action: Action) -> Shape {
+fn shape(action: &Action) -> Shape {
     match action {
         Action::Drop(_) => Shape::Pass,
-        Action::Hold(shape) => shape,
+        Action::Hold(shape) => shape.clone(),
     }
 }

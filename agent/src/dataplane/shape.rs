@@ -1,13 +1,14 @@
 //! What a delay line does with the packets of a rule. Pure: the caller brings clock and chance.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use firedrill_model::change::Distribution;
+use firedrill_model::change::{Distribution, DnsQueries};
 use rand::Rng;
 
 use super::{
     answer::{self, Answer},
     chance::{self, Deviate},
+    dns,
 };
 
 /// The longest that a packet is held by one rule, nanoseconds.
@@ -16,7 +17,7 @@ const LONGEST_NS: f64 = 60e9;
 const MAX_FLOWS: usize = 65_536;
 
 /// What is done with packets that are held.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub enum Shape {
     /// Nothing: they pass.
     #[default]
@@ -68,12 +69,14 @@ pub enum Shape {
     },
     /// They are taken, and answered as if nobody were there: TCP with a reset, what else may be answered with an ICMP error.
     Reject,
+    /// Of queries of DNS, some are answered in place of their server, or delayed, and others pass.
+    Answer(Arc<DnsQueries>),
 }
 
 impl Shape {
     /// Whether it is about single packets, so that bursts must be cut.
     pub(super) fn needs_packets(&self) -> bool {
-        matches!(self, Self::Reorder { .. } | Self::Duplicate { .. } | Self::Corrupt { .. })
+        matches!(self, Self::Reorder { .. } | Self::Duplicate { .. } | Self::Corrupt { .. } | Self::Answer(_))
     }
 }
 
@@ -92,6 +95,8 @@ pub(super) struct Fate {
     pub dropped: bool,
     /// It had to wait for others.
     pub queued: bool,
+    /// It is none of those that are meant.
+    pub untouched: bool,
     /// This goes back in its place.
     pub answer: Option<Answer>,
 }
@@ -113,17 +118,18 @@ impl Shaper {
     }
 
     /// What it does.
-    pub(super) fn shape(&self) -> Shape {
-        self.shape
+    pub(super) fn shape(&self) -> &Shape {
+        &self.shape
     }
 
     /// Decides about a frame by what it carries; `None`: that is not what this is about.
-    pub(super) fn answer(&self, frame: &[u8]) -> Option<Fate> {
-        match self.shape {
+    pub(super) fn answer(&self, frame: &[u8], chance: &mut impl Rng) -> Option<Fate> {
+        match &self.shape {
             Shape::Reject => {
                 let answer = answer::refusal(frame);
                 Some(Fate { dropped: answer.is_none(), answer, ..Fate::default() })
             }
+            Shape::Answer(queries) => Some(dns::fate(frame, queries, chance)),
             _ => None,
         }
     }
@@ -131,7 +137,7 @@ impl Shaper {
     /// Decides about a packet of `bytes` on the link that is due at `due_ns`.
     pub(super) fn decide(&mut self, due_ns: u64, bytes: u64, flow: u32, chance: &mut impl Rng) -> Fate {
         match self.shape {
-            Shape::Pass | Shape::Reject => Fate::default(),
+            Shape::Pass | Shape::Reject | Shape::Answer(_) => Fate::default(),
             Shape::Delay { delay, jitter, distribution, correlation, reorder } => {
                 let spread = if jitter.is_zero() { 0.0 } else { self.deviate.next(correlation, distribution, chance) };
                 let ns = delay.as_nanos() as f64 + spread * jitter.as_nanos() as f64;

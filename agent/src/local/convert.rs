@@ -1,5 +1,6 @@
 //! From the model's words to the data plane's.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use firedrill_model::change::{Action, Checksum, Filter, Losses, Per, Protocol, Rule, Way};
@@ -42,14 +43,14 @@ pub fn rule(rule: &Rule, tag: Option<Tag>, expires: Instant) -> RuleSpec {
         tag,
         flows: flows.map_or(1.0, Percent::fraction),
         spare_ports: rule.spare.clone(),
-        action: action(rule.action),
+        action: action(&rule.action),
         expires_ns: kernel_time(expires),
     }
 }
 
-fn action(action: Action) -> dataplane::Action {
+fn action(action: &Action) -> dataplane::Action {
     use dataplane::Action::{Drop, Hold};
-    match action {
+    match *action {
         Action::Drop(losses) => Drop(match losses {
             Losses::Share(share) => Loss::Independent { probability: share.fraction() },
             Losses::Every(n) => Loss::EveryNth(n),
@@ -69,6 +70,7 @@ fn action(action: Action) -> dataplane::Action {
         }),
         Action::Reorder { share, by } => Hold(Shape::Reorder { share: share.fraction(), by: by.0 }),
         Action::Reject => Hold(Shape::Reject),
+        Action::Answer(ref queries) => Hold(Shape::Answer(Arc::new(queries.clone()))),
         Action::Duplicate { share } => Hold(Shape::Duplicate { share: share.fraction() }),
         Action::Corrupt { share, bits, checksum } => {
             Hold(Shape::Corrupt { share: share.fraction(), bits, fix: checksum == Checksum::Fixed })

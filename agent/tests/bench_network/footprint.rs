@@ -150,7 +150,7 @@ fn weigh(folder: &std::path::Path, netns: &str) {
     for _ in 0..TARGETS {
         let tag = plane.allocate_tag();
         for _ in 0..RULES {
-            plane.add_rule(RuleSpec { tag: Some(tag), ..RuleSpec::egress(drop, later()) }).expect("a rule");
+            plane.add_rule(RuleSpec { tag: Some(tag), ..RuleSpec::egress(drop.clone(), later()) }).expect("a rule");
         }
     }
     println!("{}", resident());

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod child;
+mod dns;
 mod latency;
 mod lifecycle;
 mod loss;

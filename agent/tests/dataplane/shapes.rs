@@ -143,7 +143,7 @@ fn a_tcp_stream_survives_damage_and_disorder_whole() {
     ] {
         let pair = Pair::new();
         let mut plane = with_line(&pair);
-        let rule = plane.add_rule(RuleSpec::egress(Action::Hold(shape), later())).unwrap();
+        let rule = plane.add_rule(RuleSpec::egress(Action::Hold(shape.clone()), later())).unwrap();
         let listener = pair.b.listen(&at(B4, 0));
         let mut stream = pair.a.connect(listener.local_addr().unwrap()).unwrap();
         let sent: Vec<u8> = (0..2_000_000_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();

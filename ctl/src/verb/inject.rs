@@ -7,6 +7,7 @@ use anyhow::Result;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, Subcommand};
 use firedrill_agent::agent::Agent;
 use firedrill_agent::target::TargetError;
+use firedrill_model::change::DnsAnswer;
 use firedrill_model::facts::FactsSnapshot;
 use firedrill_model::fault::{Fault, TABLE};
 use firedrill_model::lower;
@@ -14,7 +15,7 @@ use firedrill_model::peer::Peer;
 use firedrill_model::protect::Thing;
 use firedrill_model::run::{RunPlan, TargetPlan};
 use firedrill_model::target::{ProcessSelector, TargetSpec};
-use firedrill_model::units::{Percent, Ports, Rate, Size, Span};
+use firedrill_model::units::{NameGlob, Percent, Ports, Rate, Size, Span};
 use firedrill_model::verdict::ExitCode;
 use serde_json::{Map, Value};
 
@@ -247,6 +248,8 @@ impl Parameter {
             "Percent" => arg.value_parser(checked::<Percent>),
             "Ports" => arg.value_parser(checked::<Ports>),
             "Peer" => arg.value_parser(checked::<Peer>),
+            "Answer" => arg.value_parser(checked::<DnsAnswer>),
+            "Name" => arg.value_parser(checked::<NameGlob>),
             "Rate" => arg.value_parser(checked::<Rate>),
             "Size" => arg.value_parser(checked::<Size>),
             _ => arg,

@@ -4,6 +4,7 @@
 //! from the record. The list below is closed on purpose: a new fault should need none of its own.
 
 mod call;
+mod dns;
 mod packet;
 
 use std::collections::BTreeMap;
@@ -17,6 +18,7 @@ use crate::protect::Thing;
 use crate::units::{Cidr, Span};
 
 pub use call::{Call, CallRule, Caller, Errno};
+pub use dns::{DnsAnswer, DnsQueries};
 pub use packet::{Action, Checksum, Correlation, Distribution, Filter, Losses, Per, Protocol, Rule};
 
 /// What a fault will do to one target, in order.

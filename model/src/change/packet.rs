@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{SocketOwner, Way};
+use super::{DnsQueries, SocketOwner, Way};
 use crate::facts::Interface;
 use crate::units::{Cidr, Percent, Ports, Rate, Size, Span};
 
@@ -60,7 +60,7 @@ pub enum Protocol {
 }
 
 /// What is done to a packet.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Action {
     /// Dropped, if it is among the chosen.
@@ -115,6 +115,8 @@ pub enum Action {
     },
     /// Taken, and answered as if nobody were there: TCP with a reset, what else may be answered with an ICMP error.
     Reject,
+    /// DNS queries for certain names are answered in place of their server, or delayed; all others pass at once.
+    Answer(DnsQueries),
 }
 
 /// Which packets a loss takes.
@@ -282,6 +284,7 @@ impl fmt::Display for Action {
                 write!(f, "flip {bits} bits{then} in {share} of")
             }
             Self::Reject => f.write_str("refuse"),
+            Self::Answer(queries) => write!(f, "{queries}, of"),
             Self::Limit { rate, per: Per::Total, .. } => write!(f, "limit to {rate}"),
             Self::Limit { rate, per: Per::Flow, .. } => write!(f, "limit each flow to {rate},"),
         }

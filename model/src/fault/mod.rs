@@ -7,6 +7,7 @@ mod bandwidth;
 mod calls;
 mod connect_fail;
 mod corrupt;
+mod dns;
 mod duplicate;
 mod kill;
 mod latency;
@@ -145,6 +146,8 @@ faults! {
     "bandwidth" => Bandwidth(bandwidth::Bandwidth),
     /// Cut the network to and from peers
     "partition" => Partition(partition::Partition),
+    /// Answer the target's DNS queries for certain names wrongly, late or not at all
+    "dns" => Dns(dns::Dns),
     /// Destroy established TCP connections
     "reset" => Reset(reset::Reset),
     /// Have connections fail with an error

@@ -241,7 +241,7 @@ pub fn plan(
             ways: ways.clone(),
             filter: filter.clone(),
             spare: spare.clone(),
-            action,
+            action: action.clone(),
         },
     };
     match target.kind {

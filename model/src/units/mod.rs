@@ -3,6 +3,7 @@
 //! Each type parses from and prints to the very same text, so that a plan shows what a file says.
 
 mod amount;
+mod glob;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -15,6 +16,7 @@ use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 pub use amount::{Rate, Size};
+pub use glob::NameGlob;
 
 /// A length of time, written as humantime does: `50ms`, `1s 500ms`, `2m`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -46,6 +48,13 @@ pub struct Cidr {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct UnitError(String);
+
+impl UnitError {
+    /// One that says what is wrong, and what to write instead.
+    pub(crate) fn new(text: String) -> Self {
+        Self(text)
+    }
+}
 
 impl Span {
     /// The longest that can be written: a year. Sums and products of a plan's durations cannot overflow then.
@@ -304,6 +313,9 @@ as_text!(
     r"^[0-9.]+ ?([kmgt]?bit)$",
     |n| n.to_string().parse()
 );
+as_text!(NameGlob, "Name", "a DNS name such as `db.example.org` or `*.example.org`", r"^[-0-9A-Za-z_.*]+$", |n| {
+    n.to_string().parse()
+});
 as_text!(Size, "Size", "a size such as `64KiB`, `1500B` or `1MiB`", r"^[0-9.]+ ?(B|kB|MB|GB|KiB|MiB|GiB)$", |n| {
     n.to_string().parse()
 });

@@ -37,6 +37,9 @@ fn fault(name: &str, random: &mut StdRng) -> (&'static [&'static str], String) {
             PACKETS,
             ["{}", "{mode: reject}", "{peers: [10.215.0.0/24]}", "{peers: [\"fd00::/16\"]}"][number % 4].into(),
         ),
+        "dns" => {
+            (PACKETS, ["{names: [\"*\"], answer: nxdomain}", "{names: [\"*.org\"], delay: 50ms}"][number % 2].into())
+        }
         "reset" => (PACKETS, ["{}", "{every: 100ms}"][number % 2].into()),
         "connect_fail" | "port_exhaustion" => {
             (&["namespace", "other", "group", "kept", "process"], format!("{{percent: {number}%}}"))

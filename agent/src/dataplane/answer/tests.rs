@@ -6,8 +6,8 @@ use super::*;
 
 const OURS: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const THEIRS: [u8; 6] = [2, 0, 0, 0, 0, 2];
-const V4: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2))];
-const V6: [IpAddr; 2] =
+pub const V4: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2))];
+pub const V6: [IpAddr; 2] =
     [IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1)), IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2))];
 
 fn octets(address: IpAddr) -> Vec<u8> {
@@ -18,7 +18,7 @@ fn octets(address: IpAddr) -> Vec<u8> {
 }
 
 /// A frame that we send to them, with a transport of any kind.
-fn frame([from, to]: [IpAddr; 2], protocol: u8, transport: &[u8]) -> Vec<u8> {
+pub fn frame([from, to]: [IpAddr; 2], protocol: u8, transport: &[u8]) -> Vec<u8> {
     let mut frame = vec![0; VNET_LEN];
     frame.extend(THEIRS);
     frame.extend(OURS);
@@ -58,7 +58,7 @@ fn sum_of(bytes: &[u8]) -> u16 {
 }
 
 /// Whether every checksum and length of a frame is right, and its addresses are those of its question turned round.
-fn assert_sound(question: &[u8], answer: &Answer) {
+pub fn assert_sound(question: &[u8], answer: &Answer) {
     let (asked, frame) = (&question[VNET_LEN..], &answer.frame[VNET_LEN..]);
     assert_eq!(answer.frame[..VNET_LEN], [0; VNET_LEN], "nothing is left to the device");
     assert_eq!((&frame[..6], &frame[6..12], &frame[12..14]), (&asked[6..12], &asked[..6], &asked[12..14]));
