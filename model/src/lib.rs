@@ -19,6 +19,7 @@ pub mod lower;
 pub mod peer;
 pub mod pick;
 pub mod protect;
+pub mod ramp;
 pub mod receipt;
 pub mod run;
 pub mod sampling;

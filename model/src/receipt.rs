@@ -59,6 +59,73 @@ pub struct PacketCount {
     /// What the rule was for and is no longer there: it was in force no longer than that.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lost: Vec<Lost>,
+    /// For each step of a ramp that was made, what had been counted by then.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<StepCount>,
+}
+
+/// What a rule had counted when a step of its ramp was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepCount {
+    /// Packets that met every condition.
+    pub matched: u64,
+    /// Of those, dropped.
+    pub dropped: u64,
+    /// Of those, changed, put behind others or made to wait.
+    pub acted: u64,
+    /// Delays that were measured.
+    pub delays: u64,
+    /// Their sum in nanoseconds.
+    pub delays_ns: u64,
+    /// Bytes that left while others waited for the same rate, and
+    pub limited_bytes: u64,
+    /// the time that they took, in nanoseconds.
+    pub limited_ns: u64,
+}
+
+impl PacketCount {
+    /// As a step of a ramp notes it.
+    pub fn so_far(&self) -> StepCount {
+        StepCount {
+            matched: self.matched,
+            dropped: self.dropped,
+            acted: self.acted,
+            delays: self.applied.count,
+            delays_ns: self.applied.sum_ns,
+            limited_bytes: self.limited_bytes,
+            limited_ns: self.limited_ns,
+        }
+    }
+}
+
+impl StepCount {
+    /// What was counted since another.
+    #[must_use]
+    pub fn since(self, other: Self) -> Self {
+        Self {
+            matched: self.matched.saturating_sub(other.matched),
+            dropped: self.dropped.saturating_sub(other.dropped),
+            acted: self.acted.saturating_sub(other.acted),
+            delays: self.delays.saturating_sub(other.delays),
+            delays_ns: self.delays_ns.saturating_sub(other.delays_ns),
+            limited_bytes: self.limited_bytes.saturating_sub(other.limited_bytes),
+            limited_ns: self.limited_ns.saturating_sub(other.limited_ns),
+        }
+    }
+
+    /// With another one's counts.
+    #[must_use]
+    pub fn with(self, other: Self) -> Self {
+        Self {
+            matched: self.matched + other.matched,
+            dropped: self.dropped + other.dropped,
+            acted: self.acted + other.acted,
+            delays: self.delays + other.delays,
+            delays_ns: self.delays_ns + other.delays_ns,
+            limited_bytes: self.limited_bytes + other.limited_bytes,
+            limited_ns: self.limited_ns + other.limited_ns,
+        }
+    }
 }
 
 /// Counters of a rule on calls.

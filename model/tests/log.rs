@@ -8,7 +8,9 @@ use firedrill_model::facts::{
 use firedrill_model::log::{LogError, Run};
 use firedrill_model::lower::{Choices, Library};
 use firedrill_model::protect::Thing;
-use firedrill_model::receipt::{DelayHistogram, Effect, KillCount, Lost, Measured, PacketCount, Receipt, ReceiptLine};
+use firedrill_model::receipt::{
+    DelayHistogram, Effect, KillCount, Lost, Measured, PacketCount, Receipt, ReceiptLine, StepCount,
+};
 use firedrill_model::run::RunPlan;
 use firedrill_model::units::Span;
 use firedrill_model::verdict::{
@@ -135,6 +137,7 @@ fn records() -> Vec<Record> {
         limited_ns: 7,
         applied,
         lost,
+        steps: vec![StepCount { matched: 3, ..StepCount::default() }],
     };
     let kill = KillCount { signalled: 2, gone: 2, slowest_end: Some(Span::from_millis(3)), downtime: None, again: 1 };
     let freeze = Change::Freeze { cgroup: CgroupRef { path: "/sys/fs/cgroup/a".into(), id: 5 } };

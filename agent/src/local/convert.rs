@@ -48,7 +48,7 @@ pub fn rule(rule: &Rule, tag: Option<Tag>, expires: Instant) -> RuleSpec {
     }
 }
 
-fn action(action: &Action) -> dataplane::Action {
+pub fn action(action: &Action) -> dataplane::Action {
     use dataplane::Action::{Drop, Hold};
     match *action {
         Action::Drop(losses) => Drop(match losses {
@@ -96,6 +96,7 @@ pub fn count(counters: &Counters) -> PacketCount {
         limited_bytes: counters.limited_bytes,
         limited_ns: counters.limited_ns,
         lost: Vec::new(),
+        steps: Vec::new(),
         applied: DelayHistogram {
             count: delays.count(),
             sum_ns: ns(delays.mean()).saturating_mul(delays.count()),

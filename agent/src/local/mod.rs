@@ -314,6 +314,7 @@ impl Host for LocalHost {
     fn tick(&mut self) {
         // New sockets and new interfaces of a target are found by looking, where the kernel does not tell us.
         const LOOK_EVERY: Duration = Duration::from_millis(500);
+        self.planes().follow_ramps(Instant::now());
         if self.last_look.elapsed() >= LOOK_EVERY {
             self.last_look = Instant::now();
             self.planes().look_again();

@@ -6,9 +6,9 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, TryLockError, Weak};
 use std::time::Instant;
 
-use firedrill_model::change::{Rule, SocketOwner, Way};
+use firedrill_model::change::{Action, Rule, SocketOwner, Way};
 use firedrill_model::facts::{Interface, NetnsRef};
-use firedrill_model::receipt::{Lost, PacketCount};
+use firedrill_model::receipt::{Lost, PacketCount, StepCount};
 
 use super::convert;
 use crate::crash_point;
@@ -70,9 +70,17 @@ struct Held {
     id: RuleId,
     rule: Rule,
     since: Instant,
+    /// What it had counted when each of its later actions began, as far as it has come.
+    steps: Vec<StepCount>,
 }
 
 impl Held {
+    /// The next of its later actions, when its time has come.
+    fn due(&self, now: Instant) -> Option<&Action> {
+        let next = self.rule.then.get(self.steps.len())?;
+        (now.saturating_duration_since(self.since) >= next.at.0).then_some(&next.action)
+    }
+
     /// Whether it is for interfaces that come later, too.
     fn is_for_all(&self) -> bool {
         self.rule.interface.is_none()
@@ -198,7 +206,7 @@ impl Planes {
         };
         let added = plane.plane.add_rule(convert::rule(rule, tag, expires));
         if let Ok(id) = &added {
-            plane.rules.push(Held { id: *id, rule: rule.clone(), since: Instant::now() });
+            plane.rules.push(Held { id: *id, rule: rule.clone(), since: Instant::now(), steps: Vec::new() });
         }
         self.drop_if_unused(netns.inode);
         Ok(RuleHandle { netns: netns.inode, id: added? })
@@ -209,12 +217,12 @@ impl Planes {
         let Some(plane) = self.planes.get_mut(&rule.netns) else { return Ok(None) };
         // An interface that went a moment ago is not missed by the receipt.
         plane.notice_removed();
-        let lost = plane.lost(rule.id);
+        let (lost, steps) = (plane.lost(rule.id), plane.steps(rule.id));
         let removed = plane.plane.remove_rule(rule.id);
         plane.rules.retain(|held| held.id != rule.id);
         let detached = plane.detach_unneeded();
         self.drop_if_unused(rule.netns);
-        let last = removed?.map(|last| PacketCount { lost, ..convert::count(&last) });
+        let last = removed?.map(|last| PacketCount { lost, steps, ..convert::count(&last) });
         detached.map(|()| last)
     }
 
@@ -229,7 +237,28 @@ impl Planes {
     pub fn count(&self, rule: &RuleHandle) -> Option<PacketCount> {
         let plane = self.planes.get(&rule.netns)?;
         let counters = plane.plane.counters(rule.id).ok()?;
-        Some(PacketCount { lost: plane.lost(rule.id), ..convert::count(&counters) })
+        Some(PacketCount { lost: plane.lost(rule.id), steps: plane.steps(rule.id), ..convert::count(&counters) })
+    }
+
+    /// Has each rule do what it is to do by now, where that changes with time.
+    pub fn follow_ramps(&mut self, now: Instant) {
+        for plane in self.planes.values_mut() {
+            for held in &mut plane.rules {
+                while let Some(action) = held.due(now) {
+                    let before = plane.plane.counters(held.id).map(|counters| convert::count(&counters));
+                    let updated = before
+                        .and_then(|before| plane.plane.update_rule(held.id, convert::action(action)).map(|()| before));
+                    match updated {
+                        Ok(before) => held.steps.push(before.so_far()),
+                        // It is tried again; the receipt tells which steps were made.
+                        Err(error) => {
+                            tracing::warn!(%error, "a step of a ramp");
+                            break;
+                        }
+                    }
+                }
+            }
+        }
     }
 
     /// Marks sockets that were missed, notices interfaces that were removed, and attaches to those that came later, for
@@ -294,6 +323,11 @@ impl Plane {
     fn has_lost_interface(&self, held: &Held) -> bool {
         let Some(interface) = &held.rule.interface else { return false };
         self.removed.iter().any(|(index, at)| *index == interface.index && *at >= held.since)
+    }
+
+    /// What a rule had counted when each of its later actions began.
+    fn steps(&self, id: RuleId) -> Vec<StepCount> {
+        self.rules.iter().find(|held| held.id == id).map(|held| held.steps.clone()).unwrap_or_default()
     }
 
     /// What a rule was for and is no longer there.

@@ -10,7 +10,7 @@ use firedrill_model::change::{Change, Way};
 use firedrill_model::receipt::{Effect, Measured, PacketCount, Receipt};
 use serde_json::json;
 
-use crate::support::{B4, Bench, Group, LONG, Netns, Pair, Process, SOON, fault, port};
+use crate::support::{B4, Bench, Group, LONG, Netns, Pair, Process, SOON, eventually, fault, port};
 
 fn packets(receipt: &Receipt) -> PacketCount {
     let mut counts =
@@ -87,6 +87,38 @@ pub fn fifty_ms_on_one_process_of_a_shared_loopback_leave_its_neighbour_alone() 
     assert!((Duration::from_millis(48)..Duration::from_millis(80)).contains(&mean), "{mean:?}");
     assert!(ms(netns.round_trip("127.0.0.1", slow_port)) < 20.0);
     bench.ends_clean(&before, name, &[&group.path]);
+}
+
+pub fn a_ramp_changes_its_rule_step_by_step_and_never_takes_it_away() {
+    let (netns, group) = (Netns::new("n"), Group::new("g"));
+    let port = port();
+    let server = group.server(&netns.name, port);
+    netns.wait_for(port);
+    let bench = Bench::new();
+    let ramp = json!({"ramp": {"from": "20ms", "to": "100ms", "over": "2s", "steps": 2}});
+    let injected = bench
+        .agent
+        .inject(&bench.resolve(server.spec()), &fault("latency", json!({"delay": ramp})), LONG)
+        .expect("injected");
+    let steps = || packets(&bench.agent.receipts()[0].1).steps.len();
+    let mut trips = Vec::new();
+    eventually("both steps were made", || {
+        trips.push(ms(netns.round_trip("127.0.0.1", port)));
+        steps() == 2
+    });
+    let last = ms(netns.round_trip("127.0.0.1", port));
+    eprintln!("{trips:.1?}, then {last:.1} ms");
+    assert!(trips.iter().all(|trip| *trip >= 20.0), "it was in force all the time: {trips:?}");
+    assert!(last >= 100.0, "{last}");
+    let receipt = bench.agent.revert(injected.id).and_then(|ended| ended.receipt).expect("a receipt");
+    assert_eq!(receipt.effect, Effect::Effective, "{}", receipt.says);
+    let line = |what: &str| receipt.lines.iter().find(|line| line.what == what).expect("a line").clone();
+    assert_eq!((line("steps").applied.as_str(), line("delay after 1s").requested.as_str()), ("2", "60ms"));
+    let first = packets(&receipt).steps[0];
+    let mean = first.delays_ns as f64 / first.delays as f64 / 1e6;
+    assert!((20.0..100.0).contains(&mean), "not at its greatest from the start: {mean} ms");
+    assert!(ms(netns.round_trip("127.0.0.1", port)) < 100.0, "it is over");
+    assert!(bench.agent.stop().left_over.is_empty());
 }
 
 pub fn a_partitioned_group_hears_nothing_and_its_neighbour_everything() {

@@ -75,6 +75,7 @@ fn main() -> ExitCode {
             a_service_that_is_started_again_after_a_crash_is_not_in_the_guardians_group;
         faults: thirty_percent_loss_on_a_namespace_are_thirty_percent,
             fifty_ms_on_one_process_of_a_shared_loopback_leave_its_neighbour_alone,
+            a_ramp_changes_its_rule_step_by_step_and_never_takes_it_away,
             a_partitioned_group_hears_nothing_and_its_neighbour_everything,
             two_faults_on_one_namespace_share_what_is_attached,
             a_second_delay_does_not_take_the_first_ones_tap_for_an_interface,

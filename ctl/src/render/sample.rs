@@ -415,6 +415,7 @@ pub fn latency_changes() -> Vec<Change> {
         filter: Filter::default(),
         spare: vec![],
         action,
+        then: vec![],
     };
     vec![
         Change::Sysctl { netns: netns.clone(), key: "net.ipv4.conf.lo.accept_local".into(), value: "1".into() },

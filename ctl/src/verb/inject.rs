@@ -13,6 +13,7 @@ use firedrill_model::fault::{Fault, TABLE};
 use firedrill_model::lower;
 use firedrill_model::peer::Peer;
 use firedrill_model::protect::Thing;
+use firedrill_model::ramp::Ramped;
 use firedrill_model::run::{RunPlan, TargetPlan};
 use firedrill_model::target::{ProcessSelector, TargetSpec};
 use firedrill_model::units::{NameGlob, Percent, Ports, Rate, Size, Span};
@@ -244,13 +245,13 @@ impl Parameter {
             text.parse::<T>().map(|_| text.to_owned()).map_err(|e| e.to_string())
         }
         match self.of.as_str() {
-            "Duration" => arg.value_parser(checked::<Span>),
-            "Percent" => arg.value_parser(checked::<Percent>),
+            "Duration" => arg.value_parser(checked::<Ramped<Span>>),
+            "Percent" => arg.value_parser(checked::<Ramped<Percent>>),
             "Ports" => arg.value_parser(checked::<Ports>),
             "Peer" => arg.value_parser(checked::<Peer>),
             "Answer" => arg.value_parser(checked::<DnsAnswer>),
             "Name" => arg.value_parser(checked::<NameGlob>),
-            "Rate" => arg.value_parser(checked::<Rate>),
+            "Rate" => arg.value_parser(checked::<Ramped<Rate>>),
             "Size" => arg.value_parser(checked::<Size>),
             _ => arg,
         }

@@ -19,7 +19,7 @@ use crate::units::{Cidr, Span};
 
 pub use call::{Call, CallRule, Caller, Errno};
 pub use dns::{DnsAnswer, DnsQueries};
-pub use packet::{Action, Checksum, Correlation, Distribution, Filter, Losses, Per, Protocol, Rule};
+pub use packet::{Action, Checksum, Correlation, Course, Distribution, Filter, Losses, Per, Protocol, Rule, Update};
 
 /// What a fault will do to one target, in order.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -311,6 +311,11 @@ impl fmt::Display for Change {
                 }
                 if let Some(sockets) = &rule.sockets {
                     write!(f, " of {sockets}")?;
+                }
+                if let Some(Update { at, action }) = rule.then.last() {
+                    let last = action.to_string();
+                    let last = last.trim_end_matches(" of").trim_end_matches(',');
+                    write!(f, ", changed {} times until after {at} it is: {last}", rule.then.len())?;
                 }
                 write!(f, " ({})", netns.path)
             }

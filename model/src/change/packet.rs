@@ -27,6 +27,41 @@ pub struct Rule {
     pub spare: Vec<u16>,
     /// What is done to a packet that matches.
     pub action: Action,
+    /// What is done to it later, in the order of time: the steps of ramps.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub then: Vec<Update>,
+}
+
+/// Another action of the same kind, from a time on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Update {
+    /// Counted from when the rule came into force.
+    pub at: Span,
+    /// The action.
+    pub action: Action,
+}
+
+/// What a rule does at first and later.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Course {
+    /// At first.
+    pub action: Action,
+    /// Later.
+    pub then: Vec<Update>,
+}
+
+impl Course {
+    /// What an action is at first, and at each of these times.
+    pub fn of(times: impl IntoIterator<Item = Span>, action: impl Fn(Span) -> Action) -> Self {
+        let then = times.into_iter().map(|at| Update { at, action: action(at) }).collect();
+        Self { action: action(Span::default()), then }
+    }
+}
+
+impl From<Action> for Course {
+    fn from(action: Action) -> Self {
+        Self { action, then: Vec::new() }
+    }
 }
 
 /// Conditions on a packet. All given ones must hold; an empty one is no condition.

@@ -6,18 +6,19 @@
 
 use super::latency::LONGEST;
 use super::network::{self, packet_fault};
-use super::{FaultKind, PlanError, Reading};
-use crate::change::{Action, Per, Plan};
+use super::{FaultKind, PlanError, Reading, ramps};
+use crate::change::{Action, Course, Per, Plan};
 use crate::facts::FactsSnapshot;
 use crate::peer::Peer;
-use crate::receipt::{Effect, Measured, ReceiptLine};
+use crate::ramp::Ramped;
+use crate::receipt::{Effect, Measured, ReceiptLine, StepCount};
 use crate::units::{Rate, Size};
 
 packet_fault! {
     /// Parameters of `bandwidth`.
     pub struct Bandwidth {
         /// Bits a second, such as 10mbit
-        pub rate: Rate,
+        pub rate: Ramped<Rate>,
         /// What may leave at once after a rest (16KiB by default)
         #[serde(default = "small")]
         pub burst: Size,
@@ -45,19 +46,28 @@ fn much() -> Size {
     Size(1 << 20)
 }
 
+/// The rate while packets waited for it.
+fn rate(count: StepCount) -> Option<String> {
+    let mbit = 8e3 * count.limited_bytes as f64 / count.limited_ns as f64;
+    (count.limited_ns > 0).then(|| format!("{mbit:.3} Mbit/s"))
+}
+
 impl FaultKind for Bandwidth {
     fn check(&self) -> Result<(), String> {
-        if self.rate.0 < SLOWEST {
+        self.rate.check()?;
+        let slowest = self.rate.least().0;
+        if slowest < SLOWEST {
             return Err(format!("the slowest is {}; to stop traffic use `partition`", Rate(SLOWEST)));
         }
         if self.burst.0 < FRAME {
             return Err(format!("a burst of less than {} lets no full frame pass", Size(FRAME)));
         }
-        let longest = self.queue.0.saturating_mul(8) / self.rate.0;
+        let longest = self.queue.0.saturating_mul(8) / slowest;
         if longest > LONGEST.0.as_secs() {
             return Err(format!(
                 "a queue of {} at {} takes {longest} s, and packets wait at most {LONGEST}: make the queue smaller",
-                self.queue, self.rate
+                self.queue,
+                Rate(slowest)
             ));
         }
         network::check(&self.filter())
@@ -73,8 +83,9 @@ impl FaultKind for Bandwidth {
     }
 
     fn plan(&self, facts: &FactsSnapshot) -> Result<Plan, PlanError> {
-        let action = Action::Limit { rate: self.rate, burst: self.burst, queue: self.queue, per: self.per };
-        network::plan("bandwidth", facts, self.direction, self.filter(), action)
+        let Self { rate, burst, queue, per, .. } = *self;
+        let action = |at| Action::Limit { rate: rate.at(at), burst, queue, per };
+        network::plan("bandwidth", facts, self.direction, self.filter(), Course::of(rate.times(), action))
     }
 
     fn read(&self, measured: &[Measured]) -> Reading {
@@ -92,16 +103,15 @@ impl FaultKind for Bandwidth {
             ),
             (matched, _) => {
                 let waited = sum.acted;
-                let rate = 8e9 * sum.limited_bytes as f64 / sum.limited_ns.max(1) as f64;
-                let applied = if sum.limited_ns == 0 { "-".into() } else { format!("{:.3} Mbit/s", rate / 1e6) };
                 (
                     Effect::Effective,
                     format!("{waited} of {matched} packets had to wait, {dropped} found no room"),
-                    applied,
+                    rate(sum.so_far()).unwrap_or_else(|| "-".into()),
                 )
             }
         };
         let mut lines = vec![ReceiptLine::new("rate, while packets waited", self.rate, applied)];
+        lines.extend(ramps::lines("rate", self.rate, &self.rate.times(), &sum, rate));
         if sum.bypassed > 0 {
             lines.push(ReceiptLine::new("let through", 0, sum.bypassed));
         }

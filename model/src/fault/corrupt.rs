@@ -3,18 +3,19 @@
 //! Headers stay whole. Each packet by a draw of its own (Bernoulli), each bit drawn evenly from what is behind the transport header.
 
 use super::network::{self, packet_fault};
-use super::{FaultKind, PlanError, Reading};
-use crate::change::{Action, Checksum, Plan};
+use super::{FaultKind, PlanError, Reading, ramps};
+use crate::change::{Action, Checksum, Course, Plan};
 use crate::facts::FactsSnapshot;
 use crate::peer::Peer;
-use crate::receipt::{Measured, ReceiptLine};
+use crate::ramp::Ramped;
+use crate::receipt::{Measured, ReceiptLine, StepCount};
 use crate::units::Percent;
 
 packet_fault! {
     /// Parameters of `corrupt`.
     pub struct Corrupt {
         /// Share of the packets that is damaged, such as 1%
-        pub percent: Percent,
+        pub percent: Ramped<Percent>,
         /// How many bits of each (1 by default)
         #[serde(default = "one")]
         pub bits: u16,
@@ -32,7 +33,8 @@ fn one() -> u16 {
 
 impl FaultKind for Corrupt {
     fn check(&self) -> Result<(), String> {
-        if self.percent.percent() == 0.0 {
+        self.percent.check()?;
+        if self.percent.most().percent() == 0.0 {
             return Err("0% of the packets are none: give a share such as `1%`".into());
         }
         if self.bits == 0 {
@@ -53,13 +55,16 @@ impl FaultKind for Corrupt {
     }
 
     fn plan(&self, facts: &FactsSnapshot) -> Result<Plan, PlanError> {
-        let action = Action::Corrupt { share: self.percent, bits: self.bits, checksum: self.checksum };
-        network::plan("corrupt", facts, self.direction, self.filter(), action)
+        let action = |at| Action::Corrupt { share: self.percent.at(at), bits: self.bits, checksum: self.checksum };
+        network::plan("corrupt", facts, self.direction, self.filter(), Course::of(self.percent.times(), action))
     }
 
     fn read(&self, measured: &[Measured]) -> Reading {
         let Some(sum) = network::total(measured) else { return network::unmeasured("damage") };
         let (effect, says, applied) = network::share_acted(&sum, self.percent, "damaged");
-        network::reading(&sum, Reading { effect, says, lines: vec![ReceiptLine::new("damage", self.percent, applied)] })
+        let mut lines = vec![ReceiptLine::new("damage", self.percent, applied)];
+        let shares = |step: StepCount| ramps::share(step.acted, step.matched);
+        lines.extend(ramps::lines("damage", self.percent, &self.percent.times(), &sum, shares));
+        network::reading(&sum, Reading { effect, says, lines })
     }
 }

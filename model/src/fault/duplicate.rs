@@ -2,18 +2,19 @@
 //! need not. Each packet by a draw of its own (Bernoulli).
 
 use super::network::{self, packet_fault};
-use super::{FaultKind, PlanError, Reading};
-use crate::change::{Action, Plan};
+use super::{FaultKind, PlanError, Reading, ramps};
+use crate::change::{Action, Course, Plan};
 use crate::facts::FactsSnapshot;
 use crate::peer::Peer;
-use crate::receipt::{Measured, ReceiptLine};
+use crate::ramp::Ramped;
+use crate::receipt::{Measured, ReceiptLine, StepCount};
 use crate::units::Percent;
 
 packet_fault! {
     /// Parameters of `duplicate`.
     pub struct Duplicate {
         /// Share of the packets that arrives twice, such as 5%
-        pub percent: Percent,
+        pub percent: Ramped<Percent>,
     }
     /// Which way: egress (default), ingress or both
     direction: "network::egress"
@@ -21,7 +22,8 @@ packet_fault! {
 
 impl FaultKind for Duplicate {
     fn check(&self) -> Result<(), String> {
-        if self.percent.percent() == 0.0 {
+        self.percent.check()?;
+        if self.percent.most().percent() == 0.0 {
             return Err("0% of the packets are none: give a share such as `5%`".into());
         }
         network::check(&self.filter())
@@ -36,12 +38,16 @@ impl FaultKind for Duplicate {
     }
 
     fn plan(&self, facts: &FactsSnapshot) -> Result<Plan, PlanError> {
-        network::plan("duplicate", facts, self.direction, self.filter(), Action::Duplicate { share: self.percent })
+        let action = |at| Action::Duplicate { share: self.percent.at(at) };
+        network::plan("duplicate", facts, self.direction, self.filter(), Course::of(self.percent.times(), action))
     }
 
     fn read(&self, measured: &[Measured]) -> Reading {
         let Some(sum) = network::total(measured) else { return network::unmeasured("copies") };
         let (effect, says, applied) = network::share_acted(&sum, self.percent, "duplicated");
-        network::reading(&sum, Reading { effect, says, lines: vec![ReceiptLine::new("copies", self.percent, applied)] })
+        let mut lines = vec![ReceiptLine::new("copies", self.percent, applied)];
+        let shares = |step: StepCount| ramps::share(step.acted, step.matched);
+        lines.extend(ramps::lines("copies", self.percent, &self.percent.times(), &sum, shares));
+        network::reading(&sum, Reading { effect, says, lines })
     }
 }

@@ -7,11 +7,12 @@
 //! `r * last + sqrt(1 - r^2) * new`, so that the distribution stays what it is.
 
 use super::network::{self, packet_fault};
-use super::{FaultKind, PlanError, Reading};
-use crate::change::{Action, Distribution, Plan};
+use super::{FaultKind, PlanError, Reading, ramps};
+use crate::change::{Action, Course, Distribution, Plan};
 use crate::facts::FactsSnapshot;
 use crate::peer::Peer;
-use crate::receipt::{Effect, Measured, ReceiptLine};
+use crate::ramp::Ramped;
+use crate::receipt::{Effect, Measured, ReceiptLine, StepCount};
 use crate::units::{Percent, Span};
 
 /// The longest delay that the delay line takes.
@@ -21,10 +22,10 @@ packet_fault! {
     /// Parameters of `latency`.
     pub struct Latency {
         /// How long packets are held back, at most 60s
-        pub delay: Span,
+        pub delay: Ramped<Span>,
         /// How far delays are spread: the greatest deviation (uniform), the standard deviation (normal) or the scale (pareto)
         #[serde(default)]
-        pub jitter: Span,
+        pub jitter: Ramped<Span>,
         /// How they are spread: uniform (default), normal, pareto or paretonormal
         #[serde(default)]
         pub distribution: Distribution,
@@ -43,36 +44,40 @@ impl Latency {
     /// The shortest that a packet may be held, less a hundredth for the steps of the histogram.
     fn shortest_ns(&self) -> u64 {
         let below = match self.distribution {
-            Distribution::Uniform => self.jitter.as_nanos(),
+            Distribution::Uniform => self.jitter.most().as_nanos(),
             // Four standard deviations, which one packet in thirty thousand exceeds; Pareto's deviations end before.
-            Distribution::Normal | Distribution::Pareto | Distribution::ParetoNormal => 4 * self.jitter.as_nanos(),
+            Distribution::Normal | Distribution::Pareto | Distribution::ParetoNormal => {
+                4 * self.jitter.most().as_nanos()
+            }
         };
-        let shortest = self.delay.as_nanos().saturating_sub(below);
+        let shortest = self.delay.least().as_nanos().saturating_sub(below);
         shortest - shortest / 100
     }
 }
 
 impl FaultKind for Latency {
     fn check(&self) -> Result<(), String> {
-        if self.delay.0.is_zero() {
+        self.delay.check()?;
+        self.jitter.check()?;
+        let (delay, jitter) = (self.delay.most(), self.jitter.most());
+        if delay.0.is_zero() {
             return Err("a delay of 0 does nothing: give one such as `100ms`".into());
         }
-        if self.jitter > self.delay {
+        if jitter > delay {
             return Err(format!(
-                "jitter {} is greater than delay {}, and no packet can leave before it came: lower the jitter",
-                self.jitter, self.delay
+                "jitter {jitter} is greater than delay {delay}, and no packet can leave before it came: lower the jitter"
             ));
         }
-        if self.delay.0 + self.jitter.0 > LONGEST.0 {
+        if delay.0 + jitter.0 > LONGEST.0 {
             return Err(format!("delay plus jitter is more than {LONGEST}, the longest that packets are held"));
         }
-        if self.jitter.0.is_zero() && (self.distribution != Distribution::Uniform || self.correlation.percent() > 0.0) {
+        if jitter.0.is_zero() && (self.distribution != Distribution::Uniform || self.correlation.percent() > 0.0) {
             return Err(
                 "without jitter every delay is the same: give `jitter`, or leave `distribution` and `correlation` out"
                     .into(),
             );
         }
-        if self.jitter.0.is_zero() && self.reorder {
+        if jitter.0.is_zero() && self.reorder {
             return Err("without jitter no packet overtakes another: give `jitter`, or use `reorder` as a fault".into());
         }
         if self.correlation.percent() >= 100.0 {
@@ -82,7 +87,7 @@ impl FaultKind for Latency {
     }
 
     fn describe(&self) -> String {
-        let mut jitter = if self.jitter.0.is_zero() { String::new() } else { format!(" ± {}", self.jitter) };
+        let mut jitter = if self.jitter.most().0.is_zero() { String::new() } else { format!(" ± {}", self.jitter) };
         if self.distribution != Distribution::Uniform {
             jitter += &format!(" {}", format!("{:?}", self.distribution).to_lowercase());
         }
@@ -100,20 +105,20 @@ impl FaultKind for Latency {
     }
 
     fn plan(&self, facts: &FactsSnapshot) -> Result<Plan, PlanError> {
-        let action = Action::Delay {
-            delay: self.delay,
-            jitter: self.jitter,
-            distribution: self.distribution,
-            correlation: self.correlation,
-            reorder: self.reorder,
-        };
-        network::plan("latency", facts, self.direction, self.filter(), action)
+        let Self { delay, jitter, distribution, correlation, reorder, .. } = *self;
+        let action =
+            |at| Action::Delay { delay: delay.at(at), jitter: jitter.at(at), distribution, correlation, reorder };
+        let times = &delay.times() | &jitter.times();
+        network::plan("latency", facts, self.direction, self.filter(), Course::of(times, action))
     }
 
     fn read(&self, measured: &[Measured]) -> Reading {
         let Some(sum) = network::total(measured) else { return network::unmeasured("delay") };
-        let requested =
-            if self.jitter.0.is_zero() { self.delay.to_string() } else { format!("{} ± {}", self.delay, self.jitter) };
+        let requested = if self.jitter.most().0.is_zero() {
+            self.delay.to_string()
+        } else {
+            format!("{} ± {}", self.delay, self.jitter)
+        };
         let ms = |ns: u64| format!("{:.2} ms", ns as f64 / 1e6);
         let (effect, says, applied) = match (sum.matched, sum.applied.count) {
             (0, _) => (Effect::ArmedNoTraffic, "in force, but no packet came by".to_owned(), "-".to_owned()),
@@ -140,6 +145,9 @@ impl FaultKind for Latency {
             }
         };
         let mut lines = vec![ReceiptLine::new("delay", requested, applied)];
+        let times = &self.delay.times() | &self.jitter.times();
+        let mean = |step: StepCount| Some(format!("mean {}", ms(step.delays_ns.checked_div(step.delays)?)));
+        lines.extend(ramps::lines("delay", self.delay, &times, &sum, mean));
         if sum.bypassed > 0 {
             lines.push(ReceiptLine::new("let through undelayed", 0, sum.bypassed));
         }

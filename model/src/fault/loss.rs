@@ -9,19 +9,20 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::network::{self, packet_fault};
-use super::{FaultKind, PlanError, Reading};
-use crate::change::{Action, Losses, Plan};
+use super::{FaultKind, PlanError, Reading, ramps};
+use crate::change::{Action, Course, Losses, Plan};
 use crate::facts::FactsSnapshot;
 use crate::peer::Peer;
-use crate::receipt::{Effect, Measured, ReceiptLine};
-use crate::units::Percent;
+use crate::ramp::Ramped;
+use crate::receipt::{Effect, Measured, ReceiptLine, StepCount};
+use crate::units::{Percent, Span};
 
 packet_fault! {
     /// Parameters of `loss`.
     pub struct Loss {
         /// Share of the packets that is dropped, such as 30%
         #[serde(default)]
-        pub percent: Option<Percent>,
+        pub percent: Option<Ramped<Percent>>,
         /// Losses in bursts, by a chain of a good and a bad state, instead of a share
         #[serde(default)]
         pub gilbert_elliott: Option<GilbertElliott>,
@@ -54,10 +55,10 @@ fn all() -> Percent {
 }
 
 impl Loss {
-    /// The model, when exactly one was given.
-    fn losses(&self) -> Option<Losses> {
+    /// The model at a time after the fault came into force, when exactly one was given.
+    fn losses(&self, at: Span) -> Option<Losses> {
         match (self.percent, self.gilbert_elliott, self.every) {
-            (Some(share), None, None) => Some(Losses::Share(share)),
+            (Some(share), None, None) => Some(Losses::Share(share.at(at))),
             (None, Some(GilbertElliott { worsens, recovers, in_good, in_bad }), None) => {
                 Some(Losses::GilbertElliott { worsens, recovers, in_good, in_bad })
             }
@@ -69,7 +70,8 @@ impl Loss {
     /// How likely it is that none of so many packets is lost although the fault works.
     fn none_lost(&self, packets: u64) -> f64 {
         let count = packets as f64;
-        match self.losses() {
+        match self.losses(Span::default()) {
+            Some(Losses::Share(_)) => (1.0 - self.percent.unwrap_or_default().least().fraction()).powf(count),
             Some(Losses::Every(n)) => f64::from(u8::from(packets < u64::from(n))),
             Some(Losses::GilbertElliott { worsens, in_good, .. }) if in_good.percent() == 0.0 => {
                 (1.0 - worsens.fraction()).powf(count)
@@ -82,7 +84,8 @@ impl Loss {
 
 impl FaultKind for Loss {
     fn check(&self) -> Result<(), String> {
-        let Some(losses) = self.losses() else {
+        self.percent.map_or(Ok(()), Ramped::check)?;
+        let Some(losses) = self.losses(Span::LONGEST) else {
             return Err(
                 "say which packets are lost, in one way: `percent: 30%`, `every: 10` or `gilbert_elliott: {..}`".into(),
             );
@@ -92,7 +95,7 @@ impl FaultKind for Loss {
             Losses::GilbertElliott { recovers, .. } if recovers.percent() == 0.0 => {
                 return Err("with `recovers: 0%` bad times never end: give a chance such as `20%`".into());
             }
-            losses if losses.expected() == 0.0 => {
+            losses if losses.expected() == 0.0 && self.percent.is_none_or(|share| share.most().percent() == 0.0) => {
                 return Err("a loss of 0% does nothing: give a share such as `30%`".into());
             }
             _ => {}
@@ -101,7 +104,10 @@ impl FaultKind for Loss {
     }
 
     fn describe(&self) -> String {
-        let losses = self.losses().map_or_else(|| "no model".into(), |losses| losses.to_string());
+        let losses = match self.percent {
+            Some(share) => share.to_string(),
+            None => self.losses(Span::default()).map_or_else(|| "no model".into(), |losses| losses.to_string()),
+        };
         format!("{losses}, {}{}", self.direction.describe(), network::describe(&self.filter()))
     }
 
@@ -110,8 +116,11 @@ impl FaultKind for Loss {
     }
 
     fn plan(&self, facts: &FactsSnapshot) -> Result<Plan, PlanError> {
-        let losses = self.losses().ok_or_else(|| PlanError::new("loss", facts, "no model of loss was given"))?;
-        network::plan("loss", facts, self.direction, self.filter(), Action::Drop(losses))
+        let first = self.losses(Span::default());
+        let first = first.ok_or_else(|| PlanError::new("loss", facts, "no model of loss was given"))?;
+        let times = self.percent.map(Ramped::times).unwrap_or_default();
+        let course = Course::of(times, |at| Action::Drop(self.losses(at).unwrap_or(first)));
+        network::plan("loss", facts, self.direction, self.filter(), course)
     }
 
     fn read(&self, measured: &[Measured]) -> Reading {
@@ -129,10 +138,16 @@ impl FaultKind for Loss {
         };
         let applied =
             if sum.matched == 0 { "-".to_owned() } else { format!("{share:.1}% ({} of {})", sum.dropped, sum.matched) };
-        let requested = self.losses().map_or_else(String::new, |losses| match losses {
-            Losses::Share(share) => share.to_string(),
-            chain => format!("{:.2}% ({chain})", 100.0 * chain.expected()),
-        });
-        network::reading(&sum, Reading { effect, says, lines: vec![ReceiptLine::new("loss", requested, applied)] })
+        let requested = match (self.percent, self.losses(Span::default())) {
+            (Some(share), _) => share.to_string(),
+            (None, Some(chain)) => format!("{:.2}% ({chain})", 100.0 * chain.expected()),
+            (None, None) => String::new(),
+        };
+        let mut lines = vec![ReceiptLine::new("loss", requested, applied)];
+        if let Some(share) = self.percent {
+            let shares = |step: StepCount| ramps::share(step.dropped, step.matched);
+            lines.extend(ramps::lines("loss", share, &share.times(), &sum, shares));
+        }
+        network::reading(&sum, Reading { effect, says, lines })
     }
 }

@@ -17,6 +17,7 @@ mod partition;
 mod pause;
 mod peers;
 mod port_exhaustion;
+mod ramps;
 mod reorder;
 mod reset;
 mod stop;

@@ -6,10 +6,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{PlanError, Reading, peers};
-use crate::change::{Action, Change, Filter, Plan, Protocol, Rule, SocketOwner, Way};
+use crate::change::{Change, Course, Filter, Plan, Protocol, Rule, SocketOwner, Way};
 use crate::facts::{FactsSnapshot, Interface, NetnsFacts, TargetKind};
 use crate::peer::Peer;
-use crate::receipt::{Effect, Lost, Measured, PacketCount, ReceiptLine};
+use crate::ramp::Ramped;
+use crate::receipt::{Effect, Lost, Measured, PacketCount, ReceiptLine, StepCount};
 use crate::units::Percent;
 
 /// The most networks and port ranges that one fault's filter takes (a limit of the in-kernel rule).
@@ -183,8 +184,9 @@ pub fn plan(
     facts: &FactsSnapshot,
     direction: Direction,
     filter: Filter<Peer>,
-    action: Action,
+    course: impl Into<Course>,
 ) -> Result<Plan, PlanError> {
+    let Course { action, then } = course.into();
     let target = &facts.target;
     let NetnsFacts { netns, interfaces, spare_ports: spare } = of(fault, facts)?;
     let sockets = owner(fault, facts)?;
@@ -242,6 +244,7 @@ pub fn plan(
             filter: filter.clone(),
             spare: spare.clone(),
             action: action.clone(),
+            then: then.clone(),
         },
     };
     match target.kind {
@@ -339,6 +342,10 @@ pub fn total(measured: &[Measured]) -> Option<PacketCount> {
         sum.limited_bytes += count.limited_bytes;
         sum.limited_ns += count.limited_ns;
         sum.lost.extend(count.lost.iter().cloned());
+        sum.steps.resize(sum.steps.len().max(count.steps.len()), StepCount::default());
+        for (into, from) in sum.steps.iter_mut().zip(&count.steps) {
+            *into = into.with(*from);
+        }
         let (into, from) = (&mut sum.applied, &count.applied);
         if from.count > 0 {
             into.min_ns = if into.count == 0 { from.min_ns } else { into.min_ns.min(from.min_ns) };
@@ -357,7 +364,7 @@ pub fn total(measured: &[Measured]) -> Option<PacketCount> {
 }
 
 /// The reading of a fault that acts upon a share of the packets, each by a draw of its own: effect, sentence, and what was applied.
-pub fn share_acted(sum: &PacketCount, share: Percent, done: &str) -> (Effect, String, String) {
+pub fn share_acted(sum: &PacketCount, share: Ramped<Percent>, done: &str) -> (Effect, String, String) {
     let applied =
         || format!("{:.2}% ({} of {})", 100.0 * sum.acted as f64 / sum.matched.max(1) as f64, sum.acted, sum.matched);
     match (sum.matched, sum.acted) {
@@ -368,7 +375,7 @@ pub fn share_acted(sum: &PacketCount, share: Percent, done: &str) -> (Effect, St
             (Effect::None, says, applied())
         }
         // So few packets that even a working fault may well have chosen none: not proven, and not disproven.
-        (matched, 0) if (1.0 - share.fraction()).powf(matched as f64) > 0.05 => {
+        (matched, 0) if (1.0 - share.least().fraction()).powf(matched as f64) > 0.05 => {
             (Effect::ArmedNoTraffic, format!("{matched} packets came by, too few for one to be {done}"), applied())
         }
         (matched, 0) => (Effect::None, format!("{matched} packets matched, none was {done}"), applied()),

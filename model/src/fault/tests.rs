@@ -275,6 +275,7 @@ fn a_fault_that_was_measured_at_work_is_effective() {
             limited_ns: 1_000_000,
             applied,
             lost: Vec::new(),
+            steps: Vec::new(),
         }),
         Measured::Calls(CallCount { matched: 900, failed: 900, ..CallCount::default() }),
         Measured::Kill(KillCount { signalled: 2, gone: 2, ..KillCount::default() }),

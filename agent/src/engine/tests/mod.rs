@@ -259,6 +259,7 @@ fn rule(percent: f64) -> Change {
         filter: Default::default(),
         spare: vec![],
         action,
+        then: vec![],
     };
     Change::Rule { netns: netns("/run/netns/blue"), rule }
 }
