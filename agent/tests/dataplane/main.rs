@@ -3,6 +3,7 @@
 
 mod child;
 mod dns;
+mod frames;
 mod latency;
 mod lifecycle;
 mod loss;
