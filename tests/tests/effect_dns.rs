@@ -2,7 +2,8 @@
 
 mod support;
 
-use std::net::{IpAddr, UdpSocket};
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use firedrill_tests::needs;
@@ -105,4 +106,23 @@ fn late_names_are_found_late() {
     let begun = Instant::now();
     assert_eq!(look_up(&bench, server, "db.internal"), TRUTH);
     assert!(begun.elapsed() >= Duration::from_millis(700), "{:?}", begun.elapsed());
+}
+
+/// How a connection to port 53 of node `b` begins while queries for these names are answered.
+fn connects_under(names: &str) -> Option<Result<(), ErrorKind>> {
+    let bench = bench()?;
+    let server = SocketAddr::from((V4[1], 53));
+    let _listener = bench.stage.within("b", || TcpListener::bind(server)).expect("node").expect("port 53");
+    let netns = bench.stage.netns("a");
+    let args = ["inject", "dns", "--netns", &netns, "--names", names, "--answer", "nxdomain", "--for", "40s"];
+    let _dns = bench.start(&args);
+    let connected = bench.stage.within("a", || TcpStream::connect_timeout(&server, Duration::from_secs(5)));
+    Some(connected.expect("node").map(drop).map_err(|error| error.kind()))
+}
+
+#[test]
+fn over_tcp_servers_are_out_of_reach_only_when_every_name_is_meant() {
+    let Some(every) = connects_under("*") else { return };
+    assert_eq!(every, Err(ErrorKind::ConnectionRefused));
+    assert_eq!(connects_under("*.internal"), Some(Ok(())));
 }

@@ -16,6 +16,7 @@ const MODULES: &[&str] = &[
     "virtio_blk",
     "veth",
     "tun",
+    "8021q",
     "dummy",
     "ifb",
     "bridge",
