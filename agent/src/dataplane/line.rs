@@ -2,8 +2,9 @@
 
 use std::{
     collections::HashMap,
+    fs::File,
     io,
-    os::fd::AsFd,
+    os::fd::{AsFd, AsRawFd as _},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
@@ -23,7 +24,7 @@ use nix::{
     },
 };
 
-use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
+use rand::{Rng as _, rngs::StdRng};
 
 use super::{
     answer::{Answer, Kind},
@@ -36,7 +37,7 @@ use super::{
 use crate::sys::{
     clock::monotonic_ns,
     mmap::{LineTable, Reentry},
-    thread::set_nice,
+    thread::{own_descriptors, set_nice},
     tun::Tap,
 };
 
@@ -68,8 +69,6 @@ enum Command {
 
 /// What the thread needs.
 pub(super) struct LineParts {
-    /// The TAP; the thread owns it, and it ends with the thread.
-    pub tap: Tap,
     /// Where heartbeats and marks go.
     pub table: Arc<LineTable>,
     /// Which entry of the table.
@@ -82,6 +81,8 @@ pub(super) struct LineParts {
     pub back: Reentry,
     /// Where results go.
     pub records: Records,
+    /// What is left to chance. Seeded before: where the C library has no `getrandom`, the seed comes from a descriptor.
+    pub chance: StdRng,
 }
 
 /// A running line.
@@ -91,14 +92,17 @@ pub(super) struct Line {
     slot: u32,
     table: Arc<LineTable>,
     commands: Sender<Command>,
-    wake: Arc<EventFd>,
+    wake: EventFd,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Line {
     /// Starts the thread. The line is not switched on yet, but its heart beats.
-    pub(super) fn start(parts: LineParts) -> Result<Self, DataPlaneError> {
-        let tap_name = parts.tap.name.clone();
+    ///
+    /// The thread has descriptors of its own, the TAP among them, which ends with it: when the agent is killed, the TAPs of
+    /// its lines go side by side, and for each the kernel waits for RCU, some 10 ms and more.
+    pub(super) fn start(tap: Tap, parts: LineParts) -> Result<Self, DataPlaneError> {
+        let tap_name = tap.name.clone();
         let failed = |what| {
             let name = tap_name.clone();
             move |source: io::Error| DataPlaneError::DelayLine { name, what, source }
@@ -106,15 +110,27 @@ impl Line {
         let wake = EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
             .map_err(io::Error::from)
             .map_err(failed("eventfd"))?;
-        let wake = Arc::new(wake);
         let (commands, receiver) = mpsc::channel();
+        let (started, start) = mpsc::channel();
         let (slot, table) = (parts.slot, Arc::clone(&parts.table));
         table.beat(slot, monotonic_ns());
-        let worker_wake = Arc::clone(&wake);
+        let (shared, name) = ([tap.file.as_raw_fd(), wake.as_raw_fd()], tap_name.clone());
         let thread = thread::Builder::new()
             .name(format!("fd-{tap_name}"))
-            .spawn(move || run_guarded(parts, receiver, worker_wake))
+            .spawn(move || match own_descriptors(shared) {
+                Ok([file, wake]) => {
+                    let _ = started.send(Ok(()));
+                    let tap = Tap { file: file.into(), name };
+                    run_guarded(tap, parts, receiver, wake.into());
+                }
+                Err(error) => {
+                    let _ = started.send(Err(error));
+                }
+            })
             .map_err(failed("thread"))?;
+        // Until here ours have to be open, from here on the TAP is the thread's alone.
+        start.recv().map_err(io::Error::other).flatten().map_err(failed("descriptors of its thread"))?;
+        drop(tap);
         Ok(Self { tap_name, slot, table, commands, wake, thread: Some(thread) })
     }
 
@@ -161,11 +177,11 @@ impl Drop for Line {
 }
 
 /// Runs the worker and, however it ends, first switches the line off: a line without a reader would lose packets.
-fn run_guarded(parts: LineParts, commands: Receiver<Command>, wake: Arc<EventFd>) {
+fn run_guarded(tap: Tap, parts: LineParts, commands: Receiver<Command>, wake: File) {
     let (slot, table) = (parts.slot, Arc::clone(&parts.table));
-    let tap = parts.tap.name.clone();
+    let name = tap.name.clone();
     let result = catch_unwind(AssertUnwindSafe(|| {
-        let mut worker = Worker::new(parts, commands, wake);
+        let mut worker = Worker::new(tap, parts, commands, wake);
         let result = worker.run();
         worker.table.switch_off(worker.slot);
         result
@@ -173,8 +189,8 @@ fn run_guarded(parts: LineParts, commands: Receiver<Command>, wake: Arc<EventFd>
     table.switch_off(slot);
     match result {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::error!(tap, %error, "delay line failed; packets pass undelayed"),
-        Err(_) => tracing::error!(tap, "delay line panicked; packets pass undelayed"),
+        Ok(Err(error)) => tracing::error!(tap = name, %error, "delay line failed; packets pass undelayed"),
+        Err(_) => tracing::error!(tap = name, "delay line panicked; packets pass undelayed"),
     }
 }
 
@@ -191,15 +207,16 @@ struct Worker {
     chance: StdRng,
     queue: Queue,
     commands: Receiver<Command>,
-    wake: Arc<EventFd>,
+    /// An eventfd.
+    wake: File,
     draining: bool,
     buffer: Box<[u8]>,
 }
 
 impl Worker {
-    fn new(parts: LineParts, commands: Receiver<Command>, wake: Arc<EventFd>) -> Self {
+    fn new(tap: Tap, parts: LineParts, commands: Receiver<Command>, wake: File) -> Self {
         Self {
-            tap: parts.tap,
+            tap,
             table: parts.table,
             slot: parts.slot,
             nonce: parts.nonce,
@@ -207,7 +224,7 @@ impl Worker {
             back: parts.back,
             records: parts.records,
             known: HashMap::new(),
-            chance: StdRng::from_rng(&mut rand::rng()),
+            chance: parts.chance,
             queue: Queue::new(LIMIT_BYTES),
             commands,
             wake,
@@ -272,7 +289,7 @@ impl Worker {
             Err(errno) => return Err(errno.into()),
         }
         if fds[1].any() == Some(true) {
-            let _ = self.wake.read();
+            let _ = nix::unistd::read(&self.wake, &mut [0; 8]);
         }
         Ok(())
     }

@@ -2,6 +2,8 @@
 
 use std::{io, sync::Arc};
 
+use rand::{SeedableRng as _, rngs::StdRng};
+
 use firedrill_abi::{MAX_LINES, REINJECT_INGRESS, STAGE_EGRESS, STAGE_INGRESS, TAP_PREFIX};
 
 use super::{
@@ -60,15 +62,15 @@ impl DataPlane {
             .map_err(map_error("TAPS"))?;
         let forth = way(direction, hardware);
         let parts = LineParts {
-            tap,
             table: Arc::clone(&self.table),
             slot,
             nonce: self.nonce,
             forth,
             back: way_back(direction, hardware),
             records: self.records.clone(),
+            chance: StdRng::from_rng(&mut rand::rng()),
         };
-        let line = crash_point::around("line.start", || Line::start(parts))?;
+        let line = crash_point::around("line.start", || Line::start(tap, parts))?;
         let entry = firedrill_abi::Line {
             heartbeat_ns: monotonic_ns(),
             tap_ifindex,
