@@ -372,6 +372,7 @@ impl Worker {
         let bytes = wire::link_len(frame) as u64;
         // Those that are about this packet.
         let mut concerned = Vec::with_capacity(holders.len());
+        let mut untouched = false;
         for holder in holders {
             let fate = {
                 let mut shaper = holder.shaper();
@@ -379,6 +380,7 @@ impl Worker {
                 answered.unwrap_or_else(|| shaper.decide(due_ns, bytes, meta.flow, &mut self.chance))
             };
             if fate.untouched {
+                untouched = true;
                 continue;
             }
             if fate.dropped && !self.draining {
@@ -404,7 +406,8 @@ impl Worker {
             answer = answer.or(fate.answer);
             concerned.push(holder);
         }
-        if concerned.is_empty() {
+        // A packet whose rules have ended keeps its place behind others, which one that no rule ever meant need not.
+        if untouched && concerned.is_empty() {
             self.write(&Held::new(meta, concerned, frame));
             return;
         }

@@ -12,10 +12,9 @@
 //!
 //! - One [`DataPlane`] for each namespace, with maps of its own: interface indexes are unambiguous, and namespaces cost
 //!   each other nothing. Programs are loaded once; a rule is a map entry.
-//! - Programs are attached with [`DataPlane::attach`] and see every packet of that hook; without rules they only look the
-//!   interface up.
+//! - Programs are attached with [`DataPlane::attach`] and see every packet of that hook.
 //! - Delaying needs a line at the hook ([`DataPlane::delay_line_start`]); without one, or when its thread hangs, packets
-//!   pass and are counted as `passed`.
+//!   pass and are counted as `passed`. A line can answer packets, too (`answer.rs`, `dns.rs`).
 //! - Everything ends with this process's descriptors: links, maps and TAPs; on kernels before 6.6, filters remain, for
 //!   which see [`remove_clsact_filters`]. Whatever remains, a rule is ignored once it has expired.
 //! - On the loopback interface a delayed packet comes back at ingress, where the kernel must be told to accept its own
