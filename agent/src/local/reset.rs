@@ -106,7 +106,6 @@ impl Aim {
             return Ok(());
         }
         let owned = self.sockets.as_ref().map(Owned::of);
-        let protected = self.protected_sockets();
         let (matched, spared, left) = netns::within(&self.netns, || -> io::Result<_> {
             let own = Own::of(self.interface.as_ref())?;
             let is_meant = |c: &Connection| {
@@ -114,12 +113,15 @@ impl Aim {
                     && owned.as_ref().map_or_else(|| own.is_through(c), |owned| owned.holds(c))
                     && self.filter.flows.is_none_or(|share| is_chosen(c, share, flows))
             };
-            let all = connections::established()?.into_iter().filter(is_meant);
+            let mut all = connections::established()?;
+            all.retain(is_meant);
+            // Most rounds of a quiet target end here, and cost no look at the processes of the host.
+            let protected = if all.is_empty() { HashSet::new() } else { self.protected_sockets() };
             let is_spared = |c: &Connection| {
                 self.spare.iter().any(|port| [c.local.port(), c.peer.port()].contains(port))
                     || protected.contains(&c.inode)
             };
-            let (spared, meant): (Vec<_>, Vec<_>) = all.partition(is_spared);
+            let (spared, meant): (Vec<_>, Vec<_>) = all.into_iter().partition(is_spared);
             let mut destroyed = HashSet::new();
             for connection in &meant {
                 if connections::destroy(connection)? == Destroyed::Done {

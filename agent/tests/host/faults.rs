@@ -95,7 +95,7 @@ pub fn a_ramp_changes_its_rule_step_by_step_and_never_takes_it_away() {
     let server = group.server(&netns.name, port);
     netns.wait_for(port);
     let bench = Bench::new();
-    let ramp = json!({"ramp": {"from": "20ms", "to": "100ms", "over": "2s", "steps": 2}});
+    let ramp = json!({"ramp": {"from": "20ms", "to": "100ms", "over": "1s", "steps": 2}});
     let injected = bench
         .agent
         .inject(&bench.resolve(server.spec()), &fault("latency", json!({"delay": ramp})), LONG)
@@ -113,7 +113,7 @@ pub fn a_ramp_changes_its_rule_step_by_step_and_never_takes_it_away() {
     let receipt = bench.agent.revert(injected.id).and_then(|ended| ended.receipt).expect("a receipt");
     assert_eq!(receipt.effect, Effect::Effective, "{}", receipt.says);
     let line = |what: &str| receipt.lines.iter().find(|line| line.what == what).expect("a line").clone();
-    assert_eq!((line("steps").applied.as_str(), line("delay after 1s").requested.as_str()), ("2", "60ms"));
+    assert_eq!((line("steps").applied.as_str(), line("delay after 500ms").requested.as_str()), ("2", "60ms"));
     let first = packets(&receipt).steps[0];
     let mean = first.delays_ns as f64 / first.delays as f64 / 1e6;
     assert!((20.0..100.0).contains(&mean), "not at its greatest from the start: {mean} ms");

@@ -198,10 +198,16 @@ pub fn restored(run: &Run) -> Restored {
     let irreversible: Vec<String> = of(Fate::Irreversible).map(|c| c.what.to_string()).collect();
     let (all, undone) = (run.changes.len(), of(Fate::Undone).count());
     let changes = words::count(all - irreversible.len(), "change on the host", "changes on the host");
-    let kills = words::count(irreversible.len(), "kill", "kills");
+    let kills = of(Fate::Irreversible).filter(|c| matches!(c.what, Change::Kill { .. })).count();
+    let parts =
+        [(kills, "kill", "kills"), (irreversible.len() - kills, "reset of connections", "resets of connections")];
+    let parts = parts.into_iter().filter(|(n, ..)| *n > 0).map(|(n, one, many)| words::count(n, one, many));
+    let lasting = parts.collect::<Vec<_>>().join(" and ");
     let says = match (all - irreversible.len(), undone) {
         _ if all == 0 => "Nothing was changed on the host.".to_owned(),
-        (0, _) => format!("{}, which cannot be undone; nothing else was changed on the host.", words::capital(&kills)),
+        (0, _) => {
+            format!("{}, which cannot be undone; nothing else was changed on the host.", words::capital(&lasting))
+        }
         (1, 1) => "1 change on the host, undone.".to_owned(),
         (reversible, undone) if reversible == undone => format!("{changes}, all undone."),
         _ if unknown.is_empty() => format!("{changes}, {undone} undone."),
@@ -210,7 +216,7 @@ pub fn restored(run: &Run) -> Restored {
     let says = match irreversible.len() {
         0 => says,
         n if n == all => says,
-        _ => format!("{says} Besides, {kills}, which cannot be undone."),
+        _ => format!("{says} Besides, {lasting}, which cannot be undone."),
     };
     let tone = match (left.is_empty(), unknown.is_empty()) {
         (true, true) => Tone::Good,
