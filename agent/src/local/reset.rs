@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -111,7 +111,7 @@ impl Aim {
             let is_meant = |c: &Connection| {
                 self.filter.admits(c.local, c.peer)
                     && owned.as_ref().map_or_else(|| own.is_through(c), |owned| owned.holds(c))
-                    && self.filter.flows.is_none_or(|share| is_chosen(c, share, flows))
+                    && self.filter.flows.is_none_or(|share| is_chosen([c.local, c.peer], share, flows))
             };
             let mut all = connections::established()?;
             all.retain(is_meant);
@@ -178,9 +178,9 @@ fn still_there(destroyed: &HashSet<[u8; 8]>) -> io::Result<usize> {
 
 /// Whether a connection is among the chosen share: by a hash of its ends, which is the same for both of them and for as
 /// long as the fault lasts.
-fn is_chosen(connection: &Connection, share: Percent, flows: &RandomState) -> bool {
-    let (a, b) = (connection.local, connection.peer);
-    let hash = flows.hash_one(if a < b { (a, b) } else { (b, a) });
+fn is_chosen(mut ends: [SocketAddr; 2], share: Percent, flows: &RandomState) -> bool {
+    ends.sort_unstable();
+    let hash = flows.hash_one(ends);
     // The upper 53 bits, as many as a fraction holds.
     ((hash >> 11) as f64) / ((1_u64 << 53) as f64) < share.fraction()
 }
@@ -208,5 +208,28 @@ impl Own {
         let its =
             self.of_interface.as_ref().is_none_or(|own| own.contains(&local) || on_loopback && local.is_loopback());
         its && (on_loopback || !within)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_of_the_connections_is_chosen_for_good_and_with_both_ends() {
+        let flows = RandomState::new();
+        let share = Percent::new(30.0).expect("a share");
+        let server = SocketAddr::from(([10, 0, 0, 1], 80));
+        let chosen = |port: u16| {
+            let client = SocketAddr::from(([10, 0, 0, 2], port));
+            let one = is_chosen([client, server], share, &flows);
+            assert_eq!(one, is_chosen([server, client], share, &flows));
+            one
+        };
+        let count = (10_000..20_000).filter(|port| chosen(*port)).count();
+        // Six standard deviations of 10,000 draws: sqrt(0.3 * 0.7 * 10,000) is 46.
+        assert!((2725..=3275).contains(&count), "{count}");
+        assert!((10_000..10_100).all(|port| chosen(port) == chosen(port)));
+        assert!(is_chosen([server, server], Percent::ALL, &flows));
     }
 }

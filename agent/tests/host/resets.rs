@@ -5,11 +5,12 @@ use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 
 use firedrill_agent::host::wait_until;
+use firedrill_model::change::{Change, Filter};
 use firedrill_model::receipt::{Effect, Measured, Receipt, ResetCount};
 use firedrill_model::target::TargetSpec;
 use serde_json::json;
 
-use crate::support::{B4, Bench, Folder, Group, LONG, Netns, Pair, Process, SOON, eventually, fault, port};
+use crate::support::{B4, Bench, Folder, Group, LONG, Netns, Pair, Process, SOON, eventually, fault, plan, port};
 
 /// A process that keeps a connection up, and writes down how each of them ended.
 pub struct Client {
@@ -112,6 +113,20 @@ pub fn the_connections_of_a_namespace_are_destroyed_again_and_again_until_the_en
     assert_eq!((count(&receipt).destroyed, receipt.effect), (1, Effect::Effective), "{}", receipt.says);
     six.is_back_after(1);
     assert_eq!(four.ends().len(), 0);
+
+    // As on the host's own network, where the ports by which it is reached are spared.
+    let spared = Change::Reset {
+        netns: pair.a.reference(),
+        interface: None,
+        sockets: None,
+        filter: Filter::default(),
+        spare: vec![port],
+        every: None,
+        allow: Vec::new(),
+    };
+    let injected = bench.agent.apply(&plan(vec![spared]), LONG).expect("applied");
+    bench.agent.revert(injected.id);
+    assert_eq!((four.ends().len(), six.ends().len()), (0, 1));
 
     let again = fault("reset", json!({"every": "100ms"}));
     let injected = bench.agent.inject(&bench.resolve(pair.a.spec()), &again, LONG).expect("injected");
