@@ -19,6 +19,7 @@ pub mod journal;
 pub mod local;
 mod netlink;
 pub mod owner;
+pub mod proxy;
 mod pulse;
 pub mod recover;
 pub mod snapshot;

@@ -86,6 +86,16 @@ pub fn dump(protocol: SockProtocol, request: Request) -> io::Result<Vec<Vec<u8>>
     Err(io::Error::other(format!("netlink: the list changed {DUMP_TRIES} times while it was read")))
 }
 
+/// The payloads of the answers to a request about one thing, which is not changed.
+///
+/// # Errors
+/// What the kernel says: ENOENT where there is no such thing.
+pub fn ask(protocol: SockProtocol, request: Request) -> io::Result<Vec<Vec<u8>>> {
+    let mut answers = Vec::new();
+    exchange(protocol, &request.finish(NLM_F_ACK), |payload| answers.push(payload.to_vec()))?;
+    Ok(answers)
+}
+
 #[derive(PartialEq, Eq)]
 enum List {
     Whole,

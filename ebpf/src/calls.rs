@@ -1,4 +1,5 @@
-//! Has system calls of chosen callers fail: connect(2), sendto(2) of datagrams, and bind(2).
+//! Has system calls of chosen callers fail: connect(2), sendto(2) of datagrams, and bind(2). Or has connections go to a listener of
+//! the agent.
 //!
 //! The programs are at the root of the control groups, so that each call is seen once, whatever its caller is in. Calls of
 //! everybody without a rule go on at once.
@@ -12,9 +13,12 @@ use aya_ebpf::{
         generated::{bpf_get_current_ancestor_cgroup_id, bpf_get_netns_cookie, bpf_set_retval},
     },
 };
-use firedrill_abi::{CALL_BIND, CALLER_CGROUP, CALLER_NETNS, CALLER_PROCESS, CallRule, Caller, MAX_CALL_RULES};
+use firedrill_abi::{
+    CALL_BIND, CALL_CONNECT, CALLER_CGROUP, CALLER_NETNS, CALLER_PROCESS, CallRule, Caller, MAX_CALL_RULES,
+};
 
 use crate::{
+    detour,
     maps::{CALL_COUNTERS, CALL_RULES, CALLERS},
     rules::{below, in_peers, in_ports},
     skb::field,
@@ -36,6 +40,9 @@ struct Call {
     call: u32,
     has_port: u32,
     errno: u32,
+    listener: u32,
+    netns: u64,
+    thread: u32,
 }
 
 /// The programs at the calls. The verifier allows each only the fields of its own family.
@@ -47,8 +54,8 @@ pub fn run(ctx: *mut bpf_sock_addr, call: u32, v6: bool) -> i32 {
     }
     // SAFETY: takes the context.
     let netns = unsafe { bpf_get_netns_cookie(ctx.cast()) };
-    let process = bpf_get_current_pid_tgid() >> 32;
-    let mut rules = rules_of(CALLER_NETNS, netns) | rules_of(CALLER_PROCESS, process);
+    let thread = bpf_get_current_pid_tgid();
+    let mut rules = rules_of(CALLER_NETNS, netns) | rules_of(CALLER_PROCESS, thread >> 32);
     // SAFETY: the callback has the signature that the helper wants, and gets the set, which outlives the loop.
     unsafe {
         bpf_loop(MAX_CGROUP_DEPTH, add_ancestor as *mut _, (&raw mut rules).cast(), 0);
@@ -66,12 +73,18 @@ pub fn run(ctx: *mut bpf_sock_addr, call: u32, v6: bool) -> i32 {
         call,
         has_port: local_port(ctx),
         errno: 0,
+        listener: 0,
+        netns,
+        thread: thread as u32,
     };
     // SAFETY: as above.
     unsafe {
         bpf_loop(MAX_CALL_RULES, ask as *mut _, (&raw mut asked).cast(), 0);
     }
     if asked.errno == 0 {
+        if call == CALL_CONNECT && asked.listener != 0 {
+            detour::begin(ctx, v6, asked.peer, port, asked.listener);
+        }
         return ALLOW;
     }
     // SAFETY: takes a number.
@@ -147,13 +160,19 @@ unsafe extern "C" fn ask(number: u32, call: *mut c_void) -> i64 {
     }
     counters.failed += 1;
     call.errno = rule.errno;
-    1
+    if rule.errno == 0 && call.listener == 0 {
+        call.listener = rule.listener;
+    }
+    // One that goes elsewhere may still be one that fails.
+    i64::from(rule.errno != 0)
 }
 
 #[inline(always)]
 fn matches(rule: &CallRule, call: &Call) -> bool {
     call.now_ns < rule.expires_ns
         && rule.calls & call.call != 0
+        && (rule.netns == 0 || rule.netns == call.netns)
+        && (rule.exempt == 0 || rule.exempt != call.thread)
         && (rule.protocol == 0 || rule.protocol == call.protocol)
         && (rule.without_port == 0 || call.has_port == 0)
         && in_ports(&rule.peer_ports, call.port)

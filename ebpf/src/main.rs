@@ -4,7 +4,8 @@
 //! - `fdrill_reinject`: at the TAP of a delay line; sends what the agent writes back on its way.
 //! - `fdrill_tag_new`, `fdrill_tag_cg`: when a socket is made; tag those of a chosen cgroup (or process).
 //! - `fdrill_connect4`, `fdrill_send4`, `fdrill_bind4` and those for IPv6: at the root of the control groups; have calls of
-//!   chosen callers fail.
+//!   chosen callers fail, or their connections go to a listener of the agent.
+//! - `fdrill_peer4`, `fdrill_name4` and those for IPv6: likewise; tell such callers the addresses that they would have.
 //!
 //! A packet that no rule acts upon gets `TCX_NEXT`, so that programs after ours see it as if we were not there.
 #![no_std]
@@ -12,6 +13,7 @@
 #![deny(unsafe_op_in_unsafe_fn)]
 
 mod calls;
+mod detour;
 mod maps;
 mod packet;
 mod rules;
@@ -89,6 +91,30 @@ pub fn fdrill_bind4(ctx: SockAddrContext) -> i32 {
 #[cgroup_sock_addr(bind6)]
 pub fn fdrill_bind6(ctx: SockAddrContext) -> i32 {
     calls::run(ctx.sock_addr, CALL_BIND, true)
+}
+
+/// A getpeername(2) that answers an IPv4 address.
+#[cgroup_sock_addr(getpeername4)]
+pub fn fdrill_peer4(ctx: SockAddrContext) -> i32 {
+    detour::name(ctx.sock_addr, false, true)
+}
+
+/// A getpeername(2) that answers an IPv6 address.
+#[cgroup_sock_addr(getpeername6)]
+pub fn fdrill_peer6(ctx: SockAddrContext) -> i32 {
+    detour::name(ctx.sock_addr, true, true)
+}
+
+/// A getsockname(2) that answers an IPv4 address.
+#[cgroup_sock_addr(getsockname4)]
+pub fn fdrill_name4(ctx: SockAddrContext) -> i32 {
+    detour::name(ctx.sock_addr, false, false)
+}
+
+/// A getsockname(2) that answers an IPv6 address.
+#[cgroup_sock_addr(getsockname6)]
+pub fn fdrill_name6(ctx: SockAddrContext) -> i32 {
+    detour::name(ctx.sock_addr, true, false)
 }
 
 #[cfg(not(test))]

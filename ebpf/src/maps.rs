@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 use firedrill_abi::{
     CallCounters, CallRule, Caller, Counters, Interface, Line, MAX_CALL_RULES, MAX_CALLERS, MAX_INTERFACES, MAX_LINES,
-    MAX_RULES, MAX_SCOPES, MAX_SPARED, MAX_TAGGED, Rule, Scope, SocketScopes,
+    MAX_ORIGINALS, MAX_RULES, MAX_SCOPES, MAX_SPARED, MAX_TAGGED, Original, Rule, Scope, SocketScopes,
 };
 
 use crate::{packet::Packet, rules::Walk};
@@ -100,6 +100,10 @@ pub static CALL_COUNTERS: PerCpuArray<CallCounters> = PerCpuArray::with_max_entr
 /// The rules of each caller, as bits.
 #[map]
 pub static CALLERS: HashMap<Caller, u64> = HashMap::with_max_entries(MAX_CALLERS, BPF_F_NO_PREALLOC);
+
+/// Where connections to listeners of the agent were to go, by the cookie of the socket.
+#[map]
+pub static ORIGINALS: HashMap<u64, Original> = HashMap::with_max_entries(MAX_ORIGINALS, BPF_F_NO_PREALLOC);
 
 /// The scopes of a socket.
 #[btf_map]

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::units::Span;
+use crate::units::{Rate, Span};
 
 /// What one change measured, so far or in total.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -14,6 +14,8 @@ pub enum Measured {
     Packets(PacketCount),
     /// Counters of a rule on calls, summed over all CPUs.
     Calls(CallCount),
+    /// What a proxy did.
+    Proxy(ProxyCount),
     /// A kill, by process.
     Kill(KillCount),
     /// Connections that were destroyed.
@@ -141,6 +143,51 @@ pub struct CallCount {
     /// What the rule was for and is no longer there.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lost: Vec<Lost>,
+}
+
+/// What a proxy did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProxyCount {
+    /// New connections that met every condition.
+    pub matched: u64,
+    /// Of those, connections that it carried.
+    pub connections: u64,
+    /// Of those, connections whose peer it could not reach, and that were reset therefore.
+    pub unreached: u64,
+    /// Connections that were still open at the end, and were reset.
+    pub reset: u64,
+    /// Bytes that it passed on, both ways.
+    pub bytes: u64,
+    /// Pieces that were held back, and
+    pub delayed: u64,
+    /// how long they were in all, in nanoseconds.
+    pub delay_ns: u64,
+    /// Bytes that left while others waited for the same rate, and
+    pub limited_bytes: u64,
+    /// the time that they took, in nanoseconds.
+    pub limited_ns: u64,
+    /// Ends of connections that were passed on late.
+    pub late_ends: u64,
+    /// Connections that were closed after so many bytes.
+    pub cut: u64,
+    /// Whether somebody detached our programs before the end.
+    pub removed: bool,
+    /// What it was for and is no longer there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lost: Vec<Lost>,
+}
+
+impl ProxyCount {
+    /// How long bytes were held back, in the mean; `None` when none were.
+    pub fn mean_delay(&self) -> Option<Span> {
+        self.delay_ns.checked_div(self.delayed).map(|ns| Span(std::time::Duration::from_nanos(ns)))
+    }
+
+    /// What the rate really was; `None` when nothing had to wait for it.
+    pub fn rate(&self) -> Option<Rate> {
+        let bits = u128::from(self.limited_bytes) * 8 * 1_000_000_000;
+        bits.checked_div(self.limited_ns.into()).and_then(|rate| u64::try_from(rate).ok()).map(Rate)
+    }
 }
 
 /// An interface, control group or process that a rule was for, and that went before the fault did.

@@ -1,4 +1,4 @@
-//! Rules on system calls: connect(2), sendto(2) and bind(2) of chosen callers fail.
+//! Rules on system calls: connect(2), sendto(2) and bind(2) of chosen callers fail, or their connections go to a listener of ours.
 //!
 //! The programs are linked to the root of the control groups, so that each call meets its rules once, whatever groups its
 //! caller is in; whoever has no rule goes on at once. They are loaded and linked with the first rule that needs them, and go
@@ -6,6 +6,7 @@
 //!
 //! The control group and the process are those that make the call, and not those that made the socket.
 
+mod originals;
 mod rule;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,13 +20,19 @@ use aya::maps::{HashMap, MapData, PerCpuArray};
 use aya::programs::links::FdLink;
 use aya::programs::{CgroupAttachMode, CgroupSockAddr};
 use firedrill_abi::{CallCounters, CallRule as Encoded, Caller as Key, MAX_CALL_RULES, MAX_CALLERS};
-use firedrill_model::change::{Call, CallRule, Caller, SocketOwner};
+use firedrill_model::change::{Call, CallRule, Caller, Filter, SocketOwner};
+use firedrill_model::facts::NetnsRef;
 use firedrill_model::receipt::{CallCount, Lost};
+use firedrill_model::units::Percent;
 
 use crate::crash_point;
 use crate::dataplane::{DataPlaneError, loading, map_error};
-use crate::host::{cgroup, process};
+use crate::host::{cgroup, netns, process};
+use crate::proxy::Listener;
 use crate::sys::bpf::{self, Shared};
+use crate::sys::sockets;
+
+pub use self::originals::Originals;
 
 /// An error of the rules on calls.
 #[derive(Debug, thiserror::Error)]
@@ -54,13 +61,22 @@ pub enum CallsError {
     Full(u32),
 }
 
-/// The hooks at which a call is seen: name of the program, `enum bpf_attach_type`.
-fn hooks(call: Call) -> [(&'static str, u32); 2] {
+/// A hook: name of the program, `enum bpf_attach_type`.
+type Hook = (&'static str, u32);
+
+/// The hooks at which a call is seen.
+fn hooks(call: Call) -> [Hook; 2] {
     match call {
         Call::Connect => [("fdrill_connect4", 10), ("fdrill_connect6", 11)],
         Call::Send => [("fdrill_send4", 14), ("fdrill_send6", 15)],
         Call::Bind => [("fdrill_bind4", 8), ("fdrill_bind6", 9)],
     }
+}
+
+/// The hooks of connections that go to a listener of ours: those of connect(2), and where their addresses are told.
+fn hooks_of_detours() -> Vec<Hook> {
+    let names = [("fdrill_peer4", 29), ("fdrill_peer6", 30), ("fdrill_name4", 31), ("fdrill_name6", 32)];
+    names.into_iter().chain(hooks(Call::Connect)).collect()
 }
 
 /// The rules on calls that are in force on this host.
@@ -74,7 +90,7 @@ pub struct Calls {
 struct Active {
     caller: Caller,
     keys: Vec<Key>,
-    calls: Vec<Call>,
+    hooks: Vec<Hook>,
     encoded: Encoded,
 }
 
@@ -103,16 +119,51 @@ impl Calls {
     /// # Errors
     /// The caller is gone, all numbers are taken, or the kernel refuses.
     pub fn add(&mut self, caller: &Caller, rule: &CallRule, expires_ns: u64) -> Result<u32, CallsError> {
-        let keys = keys(caller).map_err(|source| CallsError::Caller { caller: caller.to_string(), source })?;
         let encoded = rule::encode(rule, expires_ns)?;
+        self.add_encoded(caller, encoded, rule.calls.iter().flat_map(|call| hooks(*call)).collect())
+    }
+
+    /// Has connections of a caller go to a listener, from now on; gives the number of the rule.
+    ///
+    /// # Errors
+    /// As [`Calls::add`], or the namespace is gone.
+    pub fn detour(
+        &mut self,
+        caller: &Caller,
+        filter: &Filter,
+        share: Percent,
+        (netns, listener): (&NetnsRef, Listener),
+        expires_ns: u64,
+    ) -> Result<u32, CallsError> {
+        let missing = |source| CallsError::Caller { caller: caller.to_string(), source };
+        let mut encoded = rule::detour(filter, share, expires_ns)?;
+        encoded.netns = cookie(netns).map_err(missing)?;
+        (encoded.listener, encoded.exempt) = (listener.port.into(), listener.thread);
+        self.add_encoded(caller, encoded, hooks_of_detours())
+    }
+
+    /// Where connections that go to listeners were to go. What is loaded for it goes with the last rule.
+    ///
+    /// # Errors
+    /// The kernel refuses the programs.
+    pub fn originals(&mut self) -> Result<Originals, CallsError> {
+        Originals::of(&self.programs()?.bpf)
+    }
+
+    fn programs(&mut self) -> Result<&mut Programs, CallsError> {
+        match &mut self.programs {
+            Some(programs) => Ok(programs),
+            none => Ok(none.insert(Programs::load()?)),
+        }
+    }
+
+    fn add_encoded(&mut self, caller: &Caller, encoded: Encoded, hooks: Vec<Hook>) -> Result<u32, CallsError> {
+        let keys = keys(caller).map_err(|source| CallsError::Caller { caller: caller.to_string(), source })?;
         let free = (0..MAX_CALL_RULES).find(|number| !self.rules.contains_key(number));
         let number = free.ok_or(CallsError::Full(MAX_CALL_RULES))?;
-        if self.programs.is_none() {
-            self.programs = Some(Programs::load()?);
-        }
-        let calls = rule.calls.clone();
-        self.rules.insert(number, Active { caller: caller.clone(), keys, calls, encoded });
-        let added = self.begin(number, &rule.calls);
+        self.programs()?;
+        self.rules.insert(number, Active { caller: caller.clone(), keys, hooks, encoded });
+        let added = self.begin(number);
         if added.is_err() {
             // The error that matters is the first one.
             let _ = self.remove(number);
@@ -120,14 +171,21 @@ impl Calls {
         added.map(|()| number)
     }
 
-    fn begin(&mut self, number: u32, calls: &[Call]) -> Result<(), CallsError> {
+    fn begin(&mut self, number: u32) -> Result<(), CallsError> {
         let (Some(programs), Some(rule)) = (&mut self.programs, self.rules.get(&number)) else { return Ok(()) };
-        for (name, hook) in calls.iter().flat_map(|call| hooks(*call)) {
-            programs.link(name, hook)?;
+        for (name, hook) in &rule.hooks {
+            programs.link(name, *hook)?;
         }
         programs.reset(number)?;
         programs.write(number, rule.encoded)?;
         self.publish()
+    }
+
+    /// Unloads what no rule needs.
+    pub fn unload_unused(&mut self) {
+        if self.rules.is_empty() && self.programs.is_some() {
+            crash_point::around("calls.unload", || self.programs = None);
+        }
     }
 
     /// Ends a rule, and gives what it did. `None`: it had ended before.
@@ -143,18 +201,11 @@ impl Calls {
         let mut removed = Ok(());
         if let Some(programs) = &mut self.programs {
             removed = programs.remove(number);
-            let needed: BTreeSet<u32> = self
-                .rules
-                .values()
-                .flat_map(|rule| &rule.calls)
-                .flat_map(|call| hooks(*call))
-                .map(|(_, hook)| hook)
-                .collect();
+            let needed: BTreeSet<u32> =
+                self.rules.values().flat_map(|rule| &rule.hooks).map(|(_, hook)| *hook).collect();
             programs.links.retain(|hook, _| needed.contains(hook) || crash_point::around("call.unlink", || false));
         }
-        if self.rules.is_empty() {
-            crash_point::around("calls.unload", || self.programs = None);
-        }
+        self.unload_unused();
         drop(ended);
         published.and(removed)?;
         Ok(count.map(|count| CallCount { matched: last.matched, failed: last.failed, ..count }))
@@ -174,8 +225,7 @@ impl Calls {
     pub fn count(&self, number: u32) -> Option<CallCount> {
         let (programs, rule) = (self.programs.as_ref()?, self.rules.get(&number)?);
         let CallCounters { matched, failed } = self.matched(number);
-        let mut hooks = rule.calls.iter().flat_map(|call| hooks(*call));
-        let removed = hooks.any(|(_, hook)| !programs.is_in_place(hook));
+        let removed = rule.hooks.iter().any(|(_, hook)| !programs.is_in_place(*hook));
         Some(CallCount { matched, failed, removed, lost: lost(&rule.caller).into_iter().collect() })
     }
 
@@ -308,6 +358,11 @@ fn pid(pid: i32) -> u64 {
     u64::from(pid.cast_unsigned())
 }
 
+/// The number by which programs know a network namespace.
+fn cookie(namespace: &NetnsRef) -> io::Result<u64> {
+    netns::within(namespace, sockets::netns_cookie)?
+}
+
 /// The numbers by which the kernel knows a caller.
 fn keys(caller: &Caller) -> io::Result<Vec<Key>> {
     let key = |kind, id| Key { id, kind, reserved: 0 };
@@ -322,10 +377,7 @@ fn keys(caller: &Caller) -> io::Result<Vec<Key>> {
             let keys: Vec<Key> = alive.map(|p| key(firedrill_abi::CALLER_PROCESS, pid(p.pid))).collect();
             if keys.is_empty() { Err(gone()) } else { Ok(keys) }
         }
-        Caller::Netns(netns) => {
-            let cookie = crate::host::netns::within(netns, crate::sys::sockets::netns_cookie)??;
-            Ok(vec![key(firedrill_abi::CALLER_NETNS, cookie)])
-        }
+        Caller::Netns(netns) => Ok(vec![key(firedrill_abi::CALLER_NETNS, cookie(netns)?)]),
     }
 }
 

@@ -1,7 +1,8 @@
 //! Rules on calls as the kernel reads them. Pure.
 
 use firedrill_abi::{CALL_BIND, CALL_CONNECT, CALL_SEND, CallRule as Encoded};
-use firedrill_model::change::{Call, CallRule, Errno, Protocol};
+use firedrill_model::change::{Call, CallRule, Errno, Filter, Protocol};
+use firedrill_model::units::Percent;
 use nix::libc;
 
 use crate::dataplane::{Cidr, RuleError, encoding};
@@ -11,23 +12,37 @@ use crate::dataplane::{Cidr, RuleError, encoding};
 /// # Errors
 /// It has too many conditions or impossible ones.
 pub(super) fn encode(rule: &CallRule, expires_ns: u64) -> Result<Encoded, RuleError> {
-    let peers: Vec<Cidr> = rule.filter.peers.iter().map(|p| Cidr { address: p.address, prefix: p.prefix }).collect();
-    let ports: Vec<_> = rule.filter.peer_ports.iter().map(|p| p.first..=p.last).collect();
+    Ok(Encoded {
+        errno: number(rule.error).cast_unsigned(),
+        calls: rule.calls.iter().fold(0, |bits, call| bits | bit(*call)),
+        without_port: u32::from(rule.without_port),
+        ..conditions(&rule.filter, rule.share, expires_ns)?
+    })
+}
+
+/// A rule that has connections go elsewhere, which the caller fills in.
+///
+/// # Errors
+/// As [`encode`].
+pub(super) fn detour(filter: &Filter, share: Percent, expires_ns: u64) -> Result<Encoded, RuleError> {
+    Ok(Encoded { calls: CALL_CONNECT, ..conditions(filter, share, expires_ns)? })
+}
+
+fn conditions(filter: &Filter, share: Percent, expires_ns: u64) -> Result<Encoded, RuleError> {
+    let peers: Vec<Cidr> = filter.peers.iter().map(|p| Cidr { address: p.address, prefix: p.prefix }).collect();
+    let ports: Vec<_> = filter.peer_ports.iter().map(|p| p.first..=p.last).collect();
     Ok(Encoded {
         expires_ns,
-        threshold: encoding::threshold(rule.share.fraction())?,
-        errno: number(rule.error).cast_unsigned(),
-        protocol: match rule.filter.protocol {
+        threshold: encoding::threshold(share.fraction())?,
+        protocol: match filter.protocol {
             None => 0,
             Some(Protocol::Icmp) => 1,
             Some(Protocol::Tcp) => 6,
             Some(Protocol::Udp) => 17,
         },
-        calls: rule.calls.iter().fold(0, |bits, call| bits | bit(*call)),
-        without_port: u32::from(rule.without_port),
-        reserved: 0,
         peers: encoding::networks(&peers)?,
         peer_ports: encoding::ports(&ports)?,
+        ..Encoded::default()
     })
 }
 
@@ -57,9 +72,6 @@ fn number(error: Errno) -> i32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    use firedrill_model::change::Filter;
-    use firedrill_model::units::Percent;
 
     #[test]
     fn a_rule_has_its_calls_as_bits_its_error_as_a_number_and_its_share_as_a_threshold() {

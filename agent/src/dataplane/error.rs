@@ -2,6 +2,8 @@
 
 use std::io;
 
+use aya::maps::MapError;
+
 use super::Direction;
 use crate::host::rights;
 
@@ -125,4 +127,22 @@ pub enum DataPlaneError {
         /// What the kernel said.
         source: io::Error,
     },
+}
+
+/// An error and what caused it, on one line: aya puts the kernel's answer into the sources.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text = format!("{text}: {next}");
+        }
+        source = error.source();
+    }
+    text
+}
+
+pub(crate) fn map_error(map: &'static str) -> impl Fn(MapError) -> DataPlaneError {
+    move |error| DataPlaneError::Map { map, reason: chain(&error) }
 }

@@ -60,7 +60,7 @@ use std::{
     sync::Arc,
 };
 
-use aya::{Ebpf, maps::MapError};
+use aya::Ebpf;
 use firedrill_abi::{Interface, MAX_INTERFACES, Rule, TAP_PREFIX};
 
 pub use self::{
@@ -78,7 +78,7 @@ pub use crate::sys::clock::monotonic_ns;
 
 /// What loading has of use to others of the agent's programs.
 pub(crate) mod loading {
-    pub(crate) use super::chain;
+    pub(crate) use super::error::chain;
     pub use super::load::{absent_is_fine, object, program, refused, take, zeros};
 }
 /// Parts of rules as the kernel has them.
@@ -86,8 +86,10 @@ pub(crate) mod encoding {
     pub use super::rule::{networks, ports, threshold};
 }
 
+pub(crate) use self::error::map_error;
 use self::{
     attach::Hooked,
+    error::chain,
     line::Line,
     load::Maps,
     record::{Record, Records},
@@ -209,24 +211,6 @@ impl fmt::Debug for DataPlane {
 /// Whether an interface is one that a data plane made: no target, and no part of a namespace's interfaces.
 pub fn is_own_tap(ifname: &str) -> bool {
     ifname.strip_prefix(TAP_PREFIX).is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_digit()))
-}
-
-/// An error and what caused it, on one line: aya puts the kernel's answer into the sources.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let next = error.to_string();
-        if !text.contains(&next) {
-            text = format!("{text}: {next}");
-        }
-        source = error.source();
-    }
-    text
-}
-
-pub(crate) fn map_error(map: &'static str) -> impl Fn(MapError) -> DataPlaneError {
-    move |error| DataPlaneError::Map { map, reason: chain(&error) }
 }
 
 impl DataPlane {

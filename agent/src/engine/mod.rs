@@ -405,11 +405,11 @@ fn is_shared(a: &Change, b: &Change) -> bool {
 /// target may have been found by its name, another by a process in it.
 fn same_object(a: &Change, b: &Change) -> bool {
     use Change::{
-        Attach, CallRule, Command, DelayLine, Freeze, Kill, MakeCgroup, Netns, Reset, Rule, StopUnit, Suspend, Sysctl,
-        Tag,
+        Attach, CallRule, Command, DelayLine, Freeze, Kill, MakeCgroup, Netns, Proxy, Reset, Rule, StopUnit, Suspend,
+        Sysctl, Tag,
     };
     match (a, b) {
-        (Rule { .. } | CallRule { .. } | Kill { .. } | Reset { .. }, _) => false,
+        (Rule { .. } | CallRule { .. } | Proxy { .. } | Kill { .. } | Reset { .. }, _) => false,
         (Attach { netns: n, interface: i, direction: d }, Attach { netns: m, interface: j, direction: e })
         | (DelayLine { netns: n, interface: i, direction: d }, DelayLine { netns: m, interface: j, direction: e }) => {
             (n.inode, i.index, d) == (m.inode, j.index, e)

@@ -108,6 +108,34 @@ fn list(protocol: i32, states: &[u8]) -> io::Result<Vec<(Connection, u8)>> {
     Ok(all)
 }
 
+/// The cookie of the socket at one end of a connection in the calling thread's network namespace, by which programs know it, too.
+///
+/// # Errors
+/// ENOENT where there is none.
+pub fn cookie_of(local: SocketAddr, peer: SocketAddr) -> io::Result<u64> {
+    let (local, peer) = (canonical(local), canonical(peer));
+    let mut id = [0; 48];
+    id[0..2].copy_from_slice(&local.port().to_be_bytes());
+    id[2..4].copy_from_slice(&peer.port().to_be_bytes());
+    for (at, address) in [(4, local.ip()), (20, peer.ip())] {
+        match address {
+            IpAddr::V4(v4) => id[at..at + 4].copy_from_slice(&v4.octets()),
+            IpAddr::V6(v6) => id[at..at + 16].copy_from_slice(&v6.octets()),
+        }
+    }
+    // `INET_DIAG_NOCOOKIE`: whatever it is.
+    id[COOKIE].fill(0xff);
+    let family = if local.is_ipv4() { AF_INET } else { AF_INET6 };
+    let request = Request::new(SOCK_DIAG_BY_FAMILY, 0, &fixed(family as u8, IPPROTO_TCP as u8, u32::MAX, &id));
+    let answers = netlink::ask(SockProtocol::NetlinkSockDiag, request)?;
+    let found = answers.iter().find_map(|answer| parse(answer)).map(|(connection, _)| connection.cookie());
+    found.map(u64::from_ne_bytes).ok_or_else(|| io::Error::from_raw_os_error(Errno::ENOENT as i32))
+}
+
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
 /// Destroys a connection of the calling thread's network namespace: both ends are told.
 ///
 /// # Errors

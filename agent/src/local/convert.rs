@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use firedrill_model::change::{Action, Checksum, Filter, Losses, Per, Protocol, Rule, Way};
-use firedrill_model::receipt::{DelayHistogram, PacketCount};
+use firedrill_model::receipt::{CallCount, DelayHistogram, PacketCount, ProxyCount};
 
 use firedrill_model::units::Percent;
 
@@ -105,6 +105,11 @@ pub fn count(counters: &Counters) -> PacketCount {
             buckets: buckets.iter().enumerate().filter(|(_, n)| **n > 0).map(|(i, n)| (lower_edge(i), *n)).collect(),
         },
     }
+}
+
+/// What a proxy did, with what the rule did by which connections come to it.
+pub fn proxied(rule: CallCount, proxy: ProxyCount) -> ProxyCount {
+    ProxyCount { matched: rule.matched, removed: rule.removed, lost: rule.lost, ..proxy }
 }
 
 /// Lower edge of a power-of-two bucket: bucket i holds [2^i, 2^(i+1)) nanoseconds.

@@ -20,6 +20,7 @@ use crate::calls::Calls;
 use crate::dataplane::AttachMode;
 use crate::engine::{ChangeError, Expiry, Host};
 use crate::host::{cgroup, hooks, netns, process, systemd, wait_until};
+use crate::proxy::Proxy;
 use crate::target::Protected;
 use crate::undo::{self, Undo, UndoError};
 use crate::{crash_point, dataplane, stage, sysctl};
@@ -40,6 +41,8 @@ pub enum Handle {
     Rule(RuleHandle),
     /// A rule on calls, by its number.
     Call(u32),
+    /// A proxy, and the rule by which connections come to it.
+    Proxy(u32, Proxy),
     /// A kill and its watch.
     Kill(KillWatch),
     /// A reset of connections.
@@ -122,9 +125,11 @@ impl Host for LocalHost {
                 name: interface.name.clone(),
                 way: *direction,
             },
-            Change::Tag { .. } | Change::DelayLine { .. } | Change::Rule { .. } | Change::CallRule { .. } => {
-                Undo::DiesWithAgent
-            }
+            Change::Tag { .. }
+            | Change::DelayLine { .. }
+            | Change::Rule { .. }
+            | Change::CallRule { .. }
+            | Change::Proxy { .. } => Undo::DiesWithAgent,
             Change::Sysctl { netns, key, value } => Undo::Sysctl {
                 netns: netns.clone(),
                 key: key.clone(),
@@ -200,6 +205,17 @@ impl Host for LocalHost {
             Change::CallRule { caller, rule } => {
                 Handle::Call(self.calls().add(caller, rule, convert::kernel_time(expires))?)
             }
+            Change::Proxy { netns, caller, filter, share, toxics } => {
+                let mut calls = self.calls();
+                let originals = calls.originals()?;
+                let begun = Proxy::begin(netns, toxics.clone(), originals).map_err(failed()).and_then(|proxy| {
+                    let to = (netns, proxy.listener);
+                    let rule = calls.detour(caller, filter, *share, to, convert::kernel_time(expires))?;
+                    Ok(Handle::Proxy(rule, proxy))
+                });
+                calls.unload_unused();
+                begun?
+            }
             Change::Sysctl { netns, key, value } => {
                 sysctl::write(netns, key, value).map_err(failed())?;
                 Handle::Nothing
@@ -266,6 +282,9 @@ impl Host for LocalHost {
         match (change, handle) {
             (_, Handle::Rule(rule)) => self.planes().count(rule).map(Measured::Packets),
             (_, Handle::Call(rule)) => self.calls().count(*rule).map(Measured::Calls),
+            (_, Handle::Proxy(rule, proxy)) => {
+                self.calls().count(*rule).map(|rule| Measured::Proxy(convert::proxied(rule, proxy.count())))
+            }
             (_, Handle::Kill(watch)) => Some(Measured::Kill(watch.count())),
             (_, Handle::Reset(resets)) => Some(Measured::Reset(resets.count())),
             (_, Handle::State(watched)) => Some(watched.read_back()),
@@ -276,7 +295,9 @@ impl Host for LocalHost {
     fn expiry(&self, handle: &Handle) -> Option<Box<dyn Expiry>> {
         match handle {
             Handle::Rule(rule) => Some(Box::new(RuleExpiry::new(rule, &self.planes))),
-            Handle::Call(rule) => Some(Box::new(CallExpiry { rule: *rule, calls: Arc::downgrade(&self.calls) })),
+            Handle::Call(rule) | Handle::Proxy(rule, _) => {
+                Some(Box::new(CallExpiry { rule: *rule, calls: Arc::downgrade(&self.calls) }))
+            }
             _ => None,
         }
     }
@@ -287,6 +308,12 @@ impl Host for LocalHost {
                 return Ok(self.planes().remove_rule(rule)?.map(Measured::Packets));
             }
             (_, Handle::Call(rule)) => return Ok(self.calls().remove(rule)?.map(Measured::Calls)),
+            (_, Handle::Proxy(rule, mut proxy)) => {
+                // No new ones first; then those that it carries are reset.
+                let ended = self.calls().remove(rule);
+                let carried = proxy.end();
+                return Ok(ended?.map(|rule| Measured::Proxy(convert::proxied(rule, carried))));
+            }
             (_, Handle::Kill(mut watch)) => return Ok(Some(Measured::Kill(watch.end()))),
             (_, Handle::Reset(mut resets)) => return Ok(Some(Measured::Reset(resets.end()))),
             (Change::Attach { netns, interface, direction }, _) => {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use aya::Pod;
-use firedrill_abi::{CallCounters, CallRule, Caller, Counters, Interface, Line, Rule, Scope};
+use firedrill_abi::{CallCounters, CallRule, Caller, Counters, Interface, Line, Original, Rule, Scope};
 
 /// A type of `firedrill_abi` as a map value. (The trait and the types are both foreign, hence the wrapper.)
 #[derive(Clone, Copy, Debug, Default)]
@@ -29,6 +29,8 @@ unsafe impl Pod for Shared<CallRule> {}
 unsafe impl Pod for Shared<CallCounters> {}
 // SAFETY: as above.
 unsafe impl Pod for Shared<Caller> {}
+// SAFETY: as above.
+unsafe impl Pod for Shared<Original> {}
 
 /// The part of `union bpf_attr` that `BPF_PROG_QUERY` uses (bpf(2)).
 #[repr(C)]

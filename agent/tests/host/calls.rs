@@ -19,14 +19,14 @@ use serde_json::json;
 use crate::support::{Bench, Folder, Group, LONG, Netns, Process, SOON, fault, port};
 
 /// A process that makes calls when it is asked to.
-struct Maker {
-    process: Process,
+pub struct Maker {
+    pub process: Process,
     way: PathBuf,
     _folder: Folder,
 }
 
 impl Maker {
-    fn new(group: &Group, netns: &Netns) -> Self {
+    pub fn new(group: &Group, netns: &Netns) -> Self {
         let folder = Folder::new();
         let way = folder.0.join("orders");
         let this = std::env::current_exe().expect("this binary").display().to_string();
@@ -37,11 +37,16 @@ impl Maker {
 
     /// Has it make a call; the error that it got, 0 for none.
     fn call(&self, what: &str, to: impl ToString) -> i32 {
+        self.ask(&format!("{what} {}", to.to_string())).parse().expect("a number")
+    }
+
+    /// Its answer to an order.
+    pub fn ask(&self, order: &str) -> String {
         let mut stream = UnixStream::connect(&self.way).expect("it listens");
-        writeln!(stream, "{what} {}", to.to_string()).expect("asked");
+        writeln!(stream, "{order}").expect("asked");
         let mut answer = String::new();
         BufReader::new(stream).read_line(&mut answer).expect("answered");
-        answer.trim().parse().expect("a number")
+        answer.trim().to_owned()
     }
 
     /// A call of each sort to a port on the loopback interface, in both families.
@@ -98,7 +103,7 @@ pub fn connections_of_a_group_fail_with_the_named_error_and_those_of_its_neighbo
         (CallCount { matched: 14, failed: 14, ..CallCount::default() }, Effect::Effective)
     );
     assert_eq!(maker.calls(port), NONE);
-    bench.ends_clean(&before, std::slice::from_ref(&netns.name), &[&group.path, "fdrill_"]);
+    bench.ends_clean(&before, std::slice::from_ref(&netns.name), &[&group.path]);
 }
 
 pub fn connections_of_one_process_fail_and_those_of_another_in_its_group_do_not() {

@@ -17,6 +17,7 @@ mod own_network;
 mod parts;
 mod peers;
 mod protection;
+mod proxies;
 mod resets;
 mod snapshots;
 mod stages;
@@ -106,6 +107,12 @@ fn main() -> ExitCode {
         resets: the_connections_of_a_group_are_destroyed_and_its_neighbours_stay,
             the_connections_of_a_namespace_are_destroyed_again_and_again_until_the_end,
             connections_of_the_agent_itself_are_left_and_none_is_no_effect;
+        proxies: new_connections_of_a_group_are_late_and_see_their_real_peer_and_those_of_its_neighbour_are_not,
+            connections_are_slowed_down_closed_late_and_closed_after_so_many_bytes,
+            what_is_open_at_the_end_is_reset_and_what_was_open_before_goes_on,
+            when_the_agent_is_killed_its_connections_are_reset_and_new_ones_go_straight,
+            a_peer_that_cannot_be_reached_resets_the_connection,
+            curl_python_and_redis_cli_are_delayed_and_none_the_wiser;
         snapshots: what_changes_in_a_namespace_is_in_its_diff_and_nothing_else,
             packet_filters_are_in_the_diff_and_what_they_count_is_not,
             an_ip_set_and_its_elements_are_in_the_diff,

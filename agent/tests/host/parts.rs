@@ -2,10 +2,10 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::UnixListener;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use firedrill_agent::agent::{Agent, Options};
 use firedrill_agent::dataplane::AttachMode;
@@ -103,12 +103,27 @@ fn converse(address: &str, log: &str) -> ExitCode {
 /// Makes the calls that it is asked for on a socket of the file system, and answers with their errors.
 fn make_calls(way: &str) -> ExitCode {
     let listener = UnixListener::bind(way).expect("a socket");
+    let mut held: Option<TcpStream> = None;
     for stream in listener.incoming() {
         let mut stream = stream.expect("a connection");
         let mut order = String::new();
         BufReader::new(&stream).read_line(&mut order).expect("an order");
         let words: Vec<&str> = order.split_whitespace().collect();
         let done = match words.as_slice() {
+            ["talk", to, bytes] => {
+                writeln!(stream, "{}", talk(to, bytes.parse().expect("a number"))).expect("heard");
+                continue;
+            }
+            ["hold", to] => TcpStream::connect(to).and_then(|mut stream| {
+                stream.write_all(b"?").and_then(|()| stream.read_exact(&mut [0]))?;
+                held = Some(stream);
+                Ok(())
+            }),
+            // What a connection that is held gives: bytes, its end (-1), or an error.
+            ["held"] => match held.as_mut().map(|stream| stream.read(&mut [0])) {
+                Some(Ok(0)) | None => Err(io::Error::other("its end")),
+                Some(other) => other.map(drop),
+            },
             ["tcp", to] => TcpStream::connect(to).map(drop),
             ["udp", to] => any_port(to).and_then(|socket| socket.connect(to)),
             ["udp-from", port, to] => {
@@ -123,6 +138,42 @@ fn make_calls(way: &str) -> ExitCode {
         writeln!(stream, "{error}").expect("heard");
     }
     ExitCode::SUCCESS
+}
+
+/// Sends bytes, and receives until the end. The addresses of its peer and its own, how many bytes came back, how long the
+/// first of them took, and when the end had come (milliseconds).
+fn talk(to: &str, bytes: usize) -> String {
+    let work = || -> io::Result<String> {
+        let begun = Instant::now();
+        let mut stream = TcpStream::connect(to)?;
+        let mut writer = stream.try_clone()?;
+        // A connection that has ended at both ends has no names any more.
+        let (tell, named) = std::sync::mpsc::channel::<()>();
+        let sender = std::thread::spawn(move || {
+            // The other side may have had enough.
+            let _ = writer.write_all(&vec![7; bytes]);
+            let _ = named.recv();
+            let _ = writer.shutdown(Shutdown::Write);
+        });
+        let mut tell = Some(tell);
+        let mut buffer = vec![0; 1 << 16];
+        let (mut received, mut first, mut names) = (0, None, None);
+        loop {
+            match stream.read(&mut buffer) {
+                Ok(0) | Err(_) => break,
+                Ok(len) => received += len,
+            }
+            if names.is_none() {
+                (first, names) = (Some(begun.elapsed().as_millis()), Some((stream.peer_addr()?, stream.local_addr()?)));
+                drop(tell.take());
+            }
+        }
+        drop(tell);
+        let _ = sender.join();
+        let (peer, own) = names.ok_or_else(|| io::Error::other("nothing came back"))?;
+        Ok(format!("{peer} {own} {received} {} {}", first.unwrap_or(0), begun.elapsed().as_millis()))
+    };
+    work().unwrap_or_else(|error| format!("failed: {error}"))
 }
 
 /// A socket for datagrams to an address.

@@ -243,6 +243,11 @@ fn receipt(step: usize, receipt: &Receipt) -> ReceiptCard {
             Measured::Calls(c) => {
                 counts.extend([("calls", c.matched), ("failed", c.failed)].map(|(l, n)| (l, n.to_string())));
             }
+            Measured::Proxy(p) => {
+                let numbers =
+                    [("matched", p.matched), ("carried", p.connections), ("bytes", p.bytes), ("reset", p.reset)];
+                counts.extend(numbers.map(|(l, n)| (l, n.to_string())));
+            }
             Measured::Kill(k) => {
                 counts.push(("signalled", k.signalled.to_string()));
                 counts.push(("gone", k.gone.to_string()));

@@ -4,6 +4,8 @@ use crate::{MAX_PEERS, MAX_PORTS, Peer, PortRange};
 
 /// Rules on calls that one host can have at once; each is a bit of its callers' sets.
 pub const MAX_CALL_RULES: u32 = 64;
+/// Connections that listeners of ours can have at once.
+pub const MAX_ORIGINALS: u32 = 65_536;
 /// Callers that rules can be about at once.
 pub const MAX_CALLERS: u32 = 1024;
 
@@ -39,10 +41,16 @@ pub struct Caller {
 pub struct CallRule {
     /// `CLOCK_MONOTONIC` time from which the rule is ignored, nanoseconds.
     pub expires_ns: u64,
+    /// Only sockets of the network namespace with this cookie; 0: any.
+    pub netns: u64,
     /// Acts when a random `u32` is below it; [`crate::ALWAYS`] always.
     pub threshold: u32,
-    /// The error that the call gives, as a positive number.
+    /// The error that the call gives, as a positive number; 0: it goes to `listener`.
     pub errno: u32,
+    /// The port of the loopback interface to which a connect goes instead, if somebody listens there.
+    pub listener: u32,
+    /// The thread whose calls are left alone: that of the listener.
+    pub exempt: u32,
     /// IP protocol, 0 any.
     pub protocol: u32,
     /// Which calls, as bits.
@@ -55,6 +63,20 @@ pub struct CallRule {
     pub peers: [Peer; MAX_PEERS],
     /// Ranges of the peer's ports, likewise.
     pub peer_ports: [PortRange; MAX_PORTS],
+}
+
+/// Where a connection that goes to a listener of ours was to go, by the cookie of its socket.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Original {
+    /// The peer, as in [`Peer::address`].
+    pub peer: [u64; 2],
+    /// The address that the listener's own connection to the peer has, likewise.
+    pub local: [u64; 2],
+    /// The peer's port.
+    pub peer_port: u32,
+    /// The port of that connection; 0 while there is none.
+    pub local_port: u32,
 }
 
 /// What a rule on calls did.
@@ -75,10 +97,11 @@ mod tests {
 
     #[test]
     fn rules_callers_and_counters_have_no_padding() {
-        assert_eq!(size_of::<CallRule>(), 8 + 6 * 4 + MAX_PEERS * 32 + MAX_PORTS * 4);
-        assert_eq!(offset_of!(CallRule, peers), 32);
+        assert_eq!(size_of::<CallRule>(), 2 * 8 + 8 * 4 + MAX_PEERS * 32 + MAX_PORTS * 4);
+        assert_eq!(offset_of!(CallRule, peers), 48);
         assert_eq!(size_of::<Caller>(), 16);
         assert_eq!(size_of::<CallCounters>(), 16);
+        assert_eq!(size_of::<Original>(), 40);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 mod call;
 mod dns;
 mod packet;
+mod proxy;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,11 +16,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::facts::{CgroupRef, Interface, NetnsRef, ProcessRef, masked};
 use crate::protect::Thing;
-use crate::units::{Cidr, Span};
+use crate::units::{Cidr, Percent, Span};
 
 pub use call::{Call, CallRule, Caller, Errno};
 pub use dns::{DnsAnswer, DnsQueries};
 pub use packet::{Action, Checksum, Correlation, Course, Distribution, Filter, Losses, Per, Protocol, Rule, Update};
+pub use proxy::Toxics;
 
 /// What a fault will do to one target, in order.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -72,6 +74,19 @@ pub enum Change {
         caller: Caller,
         /// Which ones, and how.
         rule: CallRule,
+    },
+    /// Have new TCP connections go through a proxy that the agent runs. It ends with the agent, and they are reset.
+    Proxy {
+        /// Namespace in which it listens, and only whose connections it takes.
+        netns: NetnsRef,
+        /// Whose connections.
+        caller: Caller,
+        /// Which of them.
+        filter: Filter,
+        /// Share of those.
+        share: Percent,
+        /// What it does to them.
+        toxics: Toxics,
     },
     /// Set a kernel parameter in a network namespace.
     Sysctl {
@@ -320,6 +335,9 @@ impl fmt::Display for Change {
                 write!(f, " ({})", netns.path)
             }
             Self::CallRule { caller, rule } => write!(f, "rule: {rule}, by {caller}"),
+            Self::Proxy { netns, caller, filter, share, toxics } => {
+                write!(f, "run a proxy for {share} of the connections of {caller}: {toxics}, {filter} ({})", netns.path)
+            }
             Self::Sysctl { netns, key, value } => write!(f, "set {key} = {value} ({})", netns.path),
             Self::Kill { victim, signal, keep, .. } => {
                 write!(

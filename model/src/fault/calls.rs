@@ -2,7 +2,7 @@
 
 use super::{PlanError, Reading, network, peers};
 use crate::change::{CallRule, Caller, Change, Plan, Protocol};
-use crate::facts::{FactsSnapshot, TargetKind};
+use crate::facts::{FactsSnapshot, NetnsRef, TargetKind};
 use crate::peer::Peer;
 use crate::receipt::{CallCount, Effect, Measured, ReceiptLine};
 use crate::units::Percent;
@@ -21,11 +21,11 @@ pub fn check(rule: &CallRule<Peer>) -> Result<(), String> {
     network::check(&rule.filter)
 }
 
-/// Plans rules for the calls of a target.
+/// Whose calls, and the network namespace in which they are.
 ///
 /// # Errors
-/// When it has no calls of its own, or is the whole host.
-pub fn plan(fault: &'static str, facts: &FactsSnapshot, rules: Vec<CallRule<Peer>>) -> Result<Plan, PlanError> {
+/// When the target has no calls of its own, or is the whole host.
+pub fn caller(fault: &'static str, facts: &FactsSnapshot) -> Result<(Caller, NetnsRef), PlanError> {
     let target = &facts.target;
     let refuse = |why: &str| Err(PlanError::new(fault, facts, why));
     let Some(network) = &target.netns else {
@@ -46,6 +46,15 @@ pub fn plan(fault: &'static str, facts: &FactsSnapshot, rules: Vec<CallRule<Peer
         }
         (None, _) => Caller::Netns(network.netns.clone()),
     };
+    Ok((caller, network.netns.clone()))
+}
+
+/// Plans rules for the calls of a target.
+///
+/// # Errors
+/// When it has no calls of its own, or is the whole host.
+pub fn plan(fault: &'static str, facts: &FactsSnapshot, rules: Vec<CallRule<Peer>>) -> Result<Plan, PlanError> {
+    let (caller, _) = caller(fault, facts)?;
     let mut plan = Plan {
         changes: Vec::new(),
         notes: vec!["the error comes at once, and what is connected already is left alone".into()],

@@ -21,6 +21,7 @@ mod ramps;
 mod reorder;
 mod reset;
 mod stop;
+mod tcp;
 
 use std::fmt;
 
@@ -155,6 +156,8 @@ faults! {
     "connect_fail" => ConnectFail(connect_fail::ConnectFail),
     /// Have the target find no free local port
     "port_exhaustion" => PortExhaustion(port_exhaustion::PortExhaustion),
+    /// Carry TCP connections by a proxy that delays, slows or closes them
+    "tcp" => Tcp(tcp::Tcp),
     /// End processes by a signal
     "kill" => Kill(kill::Kill),
     /// Stop a unit or replica, and start it again at the end

@@ -7,7 +7,9 @@ use super::{Fault, TABLE};
 use crate::change::{Change, Plan, SocketOwner, Way};
 use crate::facts::{FactsSnapshot, TargetKind};
 use crate::lower::{Choices, Library, Lowered};
-use crate::receipt::{CallCount, DelayHistogram, Effect, KillCount, Lost, Measured, PacketCount, ResetCount};
+use crate::receipt::{
+    CallCount, DelayHistogram, Effect, KillCount, Lost, Measured, PacketCount, ProxyCount, ResetCount,
+};
 use crate::units::Span;
 
 fn folder() -> PathBuf {
@@ -236,6 +238,7 @@ fn measurements_of_nothing_are_never_an_effect() {
     let nothing = [
         Measured::Packets(PacketCount::default()),
         Measured::Calls(CallCount::default()),
+        Measured::Proxy(ProxyCount::default()),
         Measured::Kill(KillCount::default()),
         Measured::Reset(ResetCount::default()),
         Measured::State { in_force: false, seen: "running".into(), held: Span::default() },
@@ -276,6 +279,17 @@ fn a_fault_that_was_measured_at_work_is_effective() {
             applied,
             lost: Vec::new(),
             steps: Vec::new(),
+        }),
+        Measured::Proxy(ProxyCount {
+            matched: 9,
+            connections: 9,
+            delayed: 9,
+            delay_ns: 9_000_000_000,
+            limited_bytes: 9_000,
+            limited_ns: 1_000_000,
+            late_ends: 9,
+            cut: 9,
+            ..ProxyCount::default()
         }),
         Measured::Calls(CallCount { matched: 900, failed: 900, ..CallCount::default() }),
         Measured::Kill(KillCount { signalled: 2, gone: 2, ..KillCount::default() }),

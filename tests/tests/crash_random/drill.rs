@@ -44,6 +44,7 @@ fn fault(name: &str, random: &mut StdRng) -> (&'static [&'static str], String) {
         "connect_fail" | "port_exhaustion" => {
             (&["namespace", "other", "group", "kept", "process"], format!("{{percent: {number}%}}"))
         }
+        "tcp" => (&["namespace", "other", "group", "kept", "process"], format!("{{latency: {number}ms}}")),
         "pause" => (&["group", "kept", "process"], "{}".into()),
         "stop" => (&["kept"], "{}".into()),
         "kill" => (&["kept"], ["{}", "{keep: true}"][number % 2].into()),
