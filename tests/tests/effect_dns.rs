@@ -36,7 +36,7 @@ fn serve(bench: &Bench, address: IpAddr) {
 /// The addresses that `getaddrinfo` finds on node `a` with this server; nothing when there is no such name.
 fn look_up(bench: &Bench, server: IpAddr, name: &str) -> Vec<String> {
     let file = bench.firedrill.folder().path().join("resolv.conf");
-    std::fs::write(&file, format!("nameserver {server}\noptions timeout:2 attempts:1\n")).expect("written");
+    std::fs::write(&file, format!("nameserver {server}\noptions timeout:5 attempts:1\n")).expect("written");
     let script = "mount --bind \"$0\" /etc/resolv.conf && exec getent ahosts \"$1\"";
     let file = file.display().to_string();
     let output = bench.stage.run("a", &["unshare", "--mount", "sh", "-c", script, &file, name]).expect("getent");
