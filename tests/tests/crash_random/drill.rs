@@ -30,6 +30,11 @@ fn fault(name: &str, random: &mut StdRng) -> (&'static [&'static str], String) {
     let number = random.random_range(1..100);
     match name {
         "latency" => (PACKETS, format!("{{delay: {number}ms, jitter: {}ms, direction: {way}}}", number / 2)),
+        // Half of them as a ramp, some of whose steps come before the kill.
+        "loss" if number % 2 == 0 => {
+            let ramp = format!("{{ramp: {{from: 0%, to: {number}%, over: 300ms, steps: 3}}}}");
+            (PACKETS, format!("{{percent: {ramp}, direction: {way}}}"))
+        }
         "loss" => (PACKETS, format!("{{percent: {number}%, direction: {way}}}")),
         "duplicate" | "corrupt" | "reorder" => (PACKETS, format!("{{percent: {number}%, direction: {way}}}")),
         "bandwidth" => (PACKETS, format!("{{rate: {number}mbit, direction: {way}}}")),
