@@ -30,6 +30,9 @@ const ALLOW: i32 = 1;
 /// It ends with the error that was set.
 const REFUSE: i32 = 0;
 
+/// The greatest error number (`MAX_ERRNO`).
+const MAX_ERRNO: u32 = 4095;
+
 /// A call that has rules. On the stack: at these hooks programs of one CPU may interrupt each other.
 struct Call {
     rules: u64,
@@ -87,8 +90,10 @@ pub fn run(ctx: *mut bpf_sock_addr, call: u32, v6: bool) -> i32 {
         }
         return ALLOW;
     }
+    // The verifier (from Linux 7.3 on) wants to see that it is an error number.
+    let errno = (asked.errno & MAX_ERRNO) as i32;
     // SAFETY: takes a number.
-    unsafe { bpf_set_retval(-(asked.errno as i32)) };
+    unsafe { bpf_set_retval(-errno) };
     REFUSE
 }
 
