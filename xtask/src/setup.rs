@@ -51,6 +51,11 @@ const TOOLS: &[Need] = &[
     Need { package: "nftables", present: || found("nft") },
     Need { package: "util-linux", present: || found("nsenter") && found("unshare") },
     Need { package: "procps", present: || found("sysctl") },
+    // Victims of the proxy's tests.
+    Need { package: "curl", present: || found("curl") },
+    Need { package: "python3", present: || found("python3") },
+    Need { package: "redis-server", present: || found("redis-server") },
+    Need { package: "redis-tools", present: || found("redis-cli") },
 ];
 
 /// Where Debian's `libstd-rust-web-dev-bpf` puts `core` for BPF.
