@@ -24,11 +24,12 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use firedrill_agent::agent::{Agent, InjectError};
+use firedrill_agent::host::wait_until;
 use firedrill_model::fault::Fault;
 use libtest_mimic::{Arguments, Trial};
 
 use measure::Measured;
-use support::in_guest;
+use support::{SOON, in_guest};
 use world::World;
 
 /// How many cycles; each applies and reverts one fault.
@@ -68,8 +69,7 @@ fn an_agent_that_lives_long_holds_no_more_than_at_first() -> Result<(), String> 
         if cycle % (cycles / SAMPLES).max(1) == 0 {
             measured.take(cycle, &world, &directories)?;
         }
-        world.ground.refresh();
-        if !apply_and_revert(&agent, &world, &turns[cycle % turns.len()])? {
+        if !apply_and_revert(&agent, &mut world, &turns[cycle % turns.len()])? {
             return Err(format!("in cycle {cycle} a target is not what it was"));
         }
         agent.renew()?;
@@ -94,7 +94,6 @@ fn turns(agent: &Agent, world: &mut World) -> Result<Vec<Turn>, String> {
             if !world.ground.is_tried(&fault, sort, &sorts) {
                 continue;
             }
-            world.ground.refresh();
             let turn = Turn(Some((fault.clone(), sort)));
             if apply_and_revert(agent, world, &turn)? {
                 sorts.push(sort);
@@ -109,13 +108,19 @@ fn turns(agent: &Agent, world: &mut World) -> Result<Vec<Turn>, String> {
 }
 
 /// Whether the fault can act on that target.
-fn apply_and_revert(agent: &Agent, world: &World, turn: &Turn) -> Result<bool, String> {
+fn apply_and_revert(agent: &Agent, world: &mut World, turn: &Turn) -> Result<bool, String> {
     const LONG: Duration = Duration::from_secs(60);
     let injected = match &turn.0 {
         None => agent.apply(&world.ground.stage().unwrap_or_default(), LONG),
         Some((fault, sort)) => {
-            let found = agent.resolve(&world.ground.target(sort)).map_err(|e| e.to_string())?;
-            agent.inject(&found, fault, LONG)
+            // One that was killed in the cycle before may be seen alive for a moment.
+            let mut found = Err(String::new());
+            wait_until(SOON, || {
+                world.ground.refresh();
+                found = agent.resolve(&world.ground.target(sort)).map_err(|e| e.to_string());
+                found.is_ok()
+            });
+            agent.inject(&found?, fault, LONG)
         }
     };
     match injected {
