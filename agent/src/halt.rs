@@ -97,13 +97,21 @@ pub fn check(run: &Path) -> Result<(), Halted> {
     }
 }
 
-/// From now on no fault begins. `why` is shown to whoever is refused.
+/// From now on no fault begins. `why` is shown to whoever is refused: the file comes with it, so that an agent that looks
+/// at once knows it, too. On a disk that is full an empty file does.
 ///
 /// # Errors
 /// The file cannot be written.
 pub fn set(run: &Path, why: &str) -> io::Result<()> {
     crash_point::around("halt.directory", || fs::create_dir_all(run))?;
-    crash_point::around("halt.write", || fs::write(path(run), format!("{why}\n")))
+    let (file, new) = (path(run), path(run).with_extension("new"));
+    crash_point::around("halt.write", || {
+        let whole = fs::write(&new, format!("{why}\n")).and_then(|()| fs::rename(&new, &file));
+        whole.or_else(|_| {
+            let _ = fs::remove_file(&new);
+            fs::write(&file, format!("{why}\n"))
+        })
+    })
 }
 
 /// Faults may begin again. Whether they might not before.

@@ -46,6 +46,13 @@ impl Neighbour {
     }
 }
 
+impl Drop for Neighbour {
+    /// The kernel removes it with its namespace, but not at once, and the next test's has its name.
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("ip").args(["link", "del", INTERFACE]).output();
+    }
+}
+
 fn netns_of_host() -> firedrill_model::facts::NetnsRef {
     firedrill_agent::host::netns::at("/proc/self/ns/net").expect("our own namespace")
 }
