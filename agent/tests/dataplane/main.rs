@@ -1,9 +1,11 @@
 //! The data plane on this kernel, in network namespaces that each test makes for itself.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod arrivals;
 mod child;
 mod dns;
 mod frames;
+mod fidelity;
 mod latency;
 mod lifecycle;
 mod loss;
@@ -11,4 +13,5 @@ mod reject;
 mod shapes;
 mod sockets;
 mod spare;
+mod statistics;
 mod support;

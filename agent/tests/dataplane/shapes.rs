@@ -20,7 +20,7 @@ fn at(ip: &str, port: u16) -> String {
 }
 
 /// A data plane at the sending end of a pair, with a delay line.
-fn with_line(pair: &Pair) -> DataPlane {
+pub fn with_line(pair: &Pair) -> DataPlane {
     let mut plane = pair.a.data_plane();
     let index = pair.a.ifindex("va");
     plane.attach(index, "va", Direction::Egress).unwrap();
@@ -32,7 +32,7 @@ fn with_line(pair: &Pair) -> DataPlane {
 const QUIET: Duration = Duration::from_secs(1);
 
 /// Numbered datagrams, and those that arrived, in their order. Paced, so that no socket buffer overflows.
-fn numbers_that_arrive(from: &UdpSocket, to: &UdpSocket, count: u32) -> Vec<u32> {
+pub fn numbers_that_arrive(from: &UdpSocket, to: &UdpSocket, count: u32) -> Vec<u32> {
     let target = to.local_addr().unwrap();
     let all_sent = AtomicBool::new(false);
     to.set_read_timeout(Some(QUIET)).unwrap();
@@ -216,32 +216,6 @@ fn a_rate_is_what_was_asked_over_tcp_and_the_receipt_has_measured_it() {
         // Headers are a twentieth of what is on the link; what is lost in the queue is sent again.
         assert!(goodput < rate as f64 * 1.1 && goodput > rate as f64 * 0.75, "{goodput} of {rate}");
     }
-}
-
-#[test]
-fn losses_of_a_chain_come_in_bursts_of_the_length_and_number_that_was_asked() {
-    needs_root!();
-    const SENT: u32 = 12_000;
-    let pair = Pair::new();
-    let mut plane = pair.a.data_plane();
-    plane.attach(pair.a.ifindex("va"), "va", Direction::Egress).unwrap();
-    let loss = Loss::GilbertElliott { worsens: 0.02, recovers: 0.25, in_good: 0.0, in_bad: 1.0 };
-    let spec = RuleSpec {
-        protocol: firedrill_agent::dataplane::Protocol::Udp,
-        ..RuleSpec::egress(Action::Drop(loss), later())
-    };
-    let rule = plane.add_rule(spec).unwrap();
-    let (from, to) = (pair.a.udp(&at(A4, 0)), pair.b.udp(&at(B4, 0)));
-    let arrived: HashSet<u32> = numbers_that_arrive(&from, &to, SENT).into_iter().collect();
-    let lost: Vec<bool> = (0..SENT).map(|number| !arrived.contains(&number)).collect();
-    let total = lost.iter().filter(|lost| **lost).count();
-    let bursts = lost.windows(2).filter(|pair| !pair[0] && pair[1]).count().max(1);
-    assert_eq!(plane.counters(rule).unwrap().dropped, total as u64);
-    // 0.02 / 0.27 of them in bursts of 4: five standard deviations of a chain with that memory.
-    let share = total as f64 / f64::from(SENT);
-    assert!((share - 0.0741).abs() < 0.03, "{share}");
-    let length = total as f64 / bursts as f64;
-    assert!((length - 4.0).abs() < 1.2, "bursts of {length}");
 }
 
 #[test]

@@ -204,7 +204,12 @@ pub fn quantile_ms(delays: &[Option<Duration>], q: f64) -> f64 {
 /// How much later than due the quickest packet may be, in milliseconds: guests are emulated, one processor at a time, and
 /// the host may be busy. Less than the delays of these tests, so that a delay is told from none.
 pub fn slack_ms() -> f64 {
-    if std::env::var_os("FIREDRILL_VM").is_some() { 45.0 } else { 5.0 }
+    if in_guest() { 45.0 } else { 5.0 }
+}
+
+/// Whether this is a guest in software emulation.
+pub fn in_guest() -> bool {
+    std::env::var_os("FIREDRILL_VM").is_some()
 }
 
 /// Every datagram arrived, none early, and the quickest not late: the others may have met a busy machine.
