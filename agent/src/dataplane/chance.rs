@@ -13,32 +13,31 @@ pub(super) fn happens(share: f64, chance: &mut impl Rng) -> bool {
 /// A sequence of deviates, each as like the one before as is asked.
 #[derive(Debug, Default)]
 pub(super) struct Deviate {
-    /// The last normal deviates: of the spread, and of the normal part of a mixture.
-    last: [Option<f64>; 2],
+    /// The last normal deviate.
+    last: Option<f64>,
 }
 
 impl Deviate {
     /// The next one, in units of the jitter.
     pub(super) fn next(&mut self, correlation: f64, distribution: Distribution, chance: &mut impl Rng) -> f64 {
-        let normal = self.normal(0, correlation, chance);
+        let normal = self.normal(correlation, chance);
         match distribution {
             Distribution::Uniform => 2.0 * share_below(normal) - 1.0,
             Distribution::Normal => normal,
             Distribution::Pareto => pareto(share_below(normal)),
-            Distribution::ParetoNormal => {
-                0.25 * self.normal(1, correlation, chance) + 0.75 * pareto(share_below(normal))
-            }
+            // Of one draw, as in the table of tc-netem(8).
+            Distribution::ParetoNormal => 0.25 * normal + 0.75 * pareto(share_below(normal)),
         }
     }
 
     /// An autoregressive sequence of standard normal deviates: `r * last + sqrt(1 - r^2) * new` keeps the distribution.
-    fn normal(&mut self, which: usize, correlation: f64, chance: &mut impl Rng) -> f64 {
+    fn normal(&mut self, correlation: f64, chance: &mut impl Rng) -> f64 {
         let new = standard_normal(chance);
-        let next = match self.last[which] {
+        let next = match self.last {
             Some(last) if correlation > 0.0 => correlation * last + (1.0 - correlation * correlation).sqrt() * new,
             _ => new,
         };
-        self.last[which] = Some(next);
+        self.last = Some(next);
         next
     }
 }

@@ -8,7 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use firedrill_agent::dataplane::{Action, DataPlane, Direction, Distribution, Loss, Protocol, RuleSpec, Shape};
+use firedrill_agent::dataplane::{Action, DataPlane, Direction, Loss, Protocol, RuleSpec, Shape};
+use firedrill_model::change::Distribution;
 use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::{
@@ -181,7 +182,7 @@ fn drawn_delays_have_the_distribution_that_was_asked() {
 }
 
 /// Bits a second on the link that arrive of datagrams that are sent as fast as possible, for so many seconds at the rate asked.
-fn rate_through(pair: &Pair, family: (&str, &str), asked: u64, seconds: u64) -> f64 {
+pub fn rate_through(pair: &Pair, family: (&str, &str), asked: u64, seconds: u64) -> f64 {
     const PAYLOAD: usize = 1200;
     let headers = if family.0.contains(':') { 14 + 40 + 8 } else { 14 + 20 + 8 };
     let bits = ((PAYLOAD + headers) * 8) as u64;
@@ -203,7 +204,8 @@ fn rate_through(pair: &Pair, family: (&str, &str), asked: u64, seconds: u64) -> 
 #[test]
 fn datagrams_arrive_at_the_rate_that_was_asked() {
     needs_root!();
-    let rates: &[u64] = if in_guest() { &[1_000_000, 10_000_000] } else { &[1_000_000, 10_000_000, 100_000_000] };
+    // A guest's one processor is busy for a while with what is sent at first.
+    let rates: &[u64] = if in_guest() { &[1_000_000, 4_000_000] } else { &[1_000_000, 10_000_000, 100_000_000] };
     for family in FAMILIES {
         let pair = Pair::new();
         let mut plane = with_line(&pair);

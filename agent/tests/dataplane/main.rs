@@ -4,11 +4,12 @@
 mod arrivals;
 mod child;
 mod dns;
-mod frames;
 mod fidelity;
+mod frames;
 mod latency;
 mod lifecycle;
 mod loss;
+mod netem;
 mod reject;
 mod shapes;
 mod sockets;

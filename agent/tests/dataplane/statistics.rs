@@ -1,6 +1,6 @@
 //! What chance permits: bounds that a sound program exceeds once in a million runs.
 
-use firedrill_agent::dataplane::Distribution;
+use firedrill_model::change::Distribution;
 
 /// Standard deviations of a normal deviate that is farther off, either way, once in a million.
 pub const FAR: f64 = 4.9;
@@ -54,24 +54,41 @@ pub fn two_sample_distance(mut first: Vec<f64>, mut second: Vec<f64>, late: f64)
     apart / (FAR_APART * ((n + m) / (n * m)).sqrt())
 }
 
+/// As [`two_sample_distance`], where values of either may be up to `late` greater.
+pub fn distance_but_for(first: &[f64], second: &[f64], late: f64) -> f64 {
+    let earlier = first.iter().map(|x| x - late).collect();
+    two_sample_distance(earlier, second.to_vec(), 2.0 * late)
+}
+
+/// The difference of two shares of as many draws, in standard deviations from none.
+pub fn shares_z(first: usize, second: usize, of: usize) -> f64 {
+    let n = of as f64;
+    let share = (first + second) as f64 / (2.0 * n);
+    (first as f64 - second as f64) / n / (2.0 * share * (1.0 - share) / n).sqrt()
+}
+
 /// The share of delays below `x`, in units of the jitter from the mean.
 pub fn below(distribution: Distribution, x: f64) -> f64 {
     match distribution {
         Distribution::Uniform => f64::midpoint(x, 1.0).clamp(0.0, 1.0),
         Distribution::Normal => normal_below(x),
         Distribution::Pareto => pareto_below(x),
-        // A quarter of a normal deviate and three quarters of a Pareto one: summed over the normal one.
+        // A quarter of a normal deviate and three quarters of the Pareto one that is as rare: found by halving.
         Distribution::ParetoNormal => {
-            const STEPS: i32 = 400;
-            let at = |step: i32| 8.0 * (f64::from(step) + 0.5) / f64::from(STEPS) - 4.0;
-            let width = 8.0 / f64::from(STEPS);
-            let part = |z: f64| {
-                let density = (-z * z / 2.0).exp() / std::f64::consts::TAU.sqrt();
-                density * width * pareto_below((x - 0.25 * z) / 0.75)
-            };
-            (0..STEPS).map(|step| part(at(step))).sum()
+            let (mut low, mut high) = (-6.0, 6.0);
+            for _ in 0..50 {
+                let middle = f64::midpoint(low, high);
+                let there = 0.25 * middle + 0.75 * pareto(normal_below(middle));
+                if there < x { low = middle } else { high = middle }
+            }
+            normal_below(low)
         }
     }
+}
+
+/// The Pareto deviate of which so many are less.
+fn pareto(share: f64) -> f64 {
+    (((1.0 - share).powf(-1.0 / 3.0) - 1.5) * 4.0 / 3.0).min(4.0)
 }
 
 /// Pareto of index 3, moved and scaled as in the tables of tc-netem, which end at 4.
@@ -110,5 +127,7 @@ fn what_is_not_by_chance_is_found() {
     assert!(two_sample_distance(even.clone(), even.iter().map(|x| x + 0.01).collect(), 0.02) < 1.0);
     assert!(two_sample_distance(even.clone(), even.iter().map(|x| x + 0.2).collect(), 0.02) > 1.0);
     assert!((normal_below(1.0) - 0.841_344_746).abs() < 1e-9);
+    // As in the table of netem.
+    assert!((below(Distribution::ParetoNormal, 0.974) - 0.9).abs() < 2e-3);
     assert!((below(Distribution::ParetoNormal, 30.0) - 1.0).abs() < 1e-3);
 }

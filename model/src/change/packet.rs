@@ -202,7 +202,7 @@ pub enum Distribution {
     Normal,
     /// Pareto of index 3, moved to the mean and scaled by 4/3 jitter, as netem has it: many a little early, few very late
     Pareto,
-    /// A quarter of the normal deviation and three quarters of the Pareto one, as netem has it
+    /// A quarter of the normal deviation and three quarters of the Pareto one of the same draw, as netem has it
     ParetoNormal,
 }
 

@@ -3,7 +3,7 @@
 //!
 //! The delay is `delay + jitter * d`, not below 0, where d is drawn from the distribution: uniform on [-1, 1]; standard normal;
 //! Pareto of index 3, `(u^(-1/3) - 3/2) * 4/3` for u uniform on (0, 1], as the tables of tc-netem(8) have it; or a quarter of
-//! the normal and three quarters of the Pareto. `correlation` is that of the normal deviates from which d is made, each
+//! the normal and three quarters of the Pareto of one draw. `correlation` is that of the normal deviates from which d is made, each
 //! `r * last + sqrt(1 - r^2) * new`, so that the distribution stays what it is.
 
 use super::network::{self, packet_fault};

@@ -1,4 +1,4 @@
-//! Packs what a guest needs: busybox, dash, ip, tc, ping, nft, the modules and the static test binaries.
+//! Packs what a guest needs: busybox, dash, ip, tc and its tables, ping, nft, the modules and the static test binaries.
 
 use std::{
     fs,
@@ -45,6 +45,8 @@ const MODULES: &[&str] = &[
 ];
 /// Programs of this machine that go into the guest, with their libraries.
 const PROGRAMS: &[&str] = &["ip", "tc", "ss", "ping", "nft", "nsenter", "unshare"];
+/// Where distributions keep the tables by which `tc` has netem draw its delays.
+const TABLES: &[&str] = &["/usr/lib/x86_64-linux-gnu/tc", "/usr/lib/tc", "/usr/lib64/tc", "/usr/share/tc"];
 /// Variables that mean the same in a guest, and their values when they are not set here. The budget is in seconds.
 const PASSED_ON: &[(&str, Option<&str>)] = &[
     ("FIREDRILL_CRASH_BUDGET", Some("120")),
@@ -119,6 +121,14 @@ fn programs(archive: &mut Archive) -> Result<()> {
     binary(archive, &find("sleep")?, "bin/sleep")?;
     for program in PROGRAMS {
         binary(archive, &find(program)?, &format!("usr/sbin/{program}"))?;
+    }
+    for folder in TABLES {
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.extension().is_some_and(|extension| extension == "dist") {
+                archive.file(&path.display().to_string(), 0o644, read(&path)?);
+            }
+        }
     }
     for applet in run::output(&mut run::command(&busybox, ["--list"]))?.lines() {
         let path = format!("bin/{applet}");
