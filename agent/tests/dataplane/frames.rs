@@ -1,10 +1,9 @@
 //! Frames that are not plain: through a delay line they arrive whole and late, or pass it by as the documentation says.
 
 use std::{
-    io::{ErrorKind, Read as _, Write as _},
+    io::ErrorKind,
     net::UdpSocket,
     os::fd::AsFd as _,
-    thread,
     time::{Duration, Instant},
 };
 
@@ -86,20 +85,7 @@ fn jumbo_frames_arrive_whole_and_late_and_so_does_a_stream_of_them() {
     for (a, b) in [(A4, B4), (A6, B6)] {
         let (from, to) = sockets(&pair, a, b);
         assert_whole_and_late(&from, &to, 8900, &format!("from {a}"));
-        let listener = pair.b.listen(&address(b, 0).to_string());
-        let mut stream = pair.a.connect(listener.local_addr().unwrap()).unwrap();
-        let sent: Vec<u8> = (0..1_000_000_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
-        let got = thread::scope(|scope| {
-            let receiver = scope.spawn(|| {
-                let mut got = Vec::new();
-                listener.accept().unwrap().0.read_to_end(&mut got).unwrap();
-                got
-            });
-            stream.write_all(&sent).unwrap();
-            drop(stream);
-            receiver.join().unwrap()
-        });
-        assert!(got == sent, "{} of {} bytes from {a}", got.len(), sent.len());
+        pair.assert_carries_a_stream(b, 1_000_000);
     }
 }
 

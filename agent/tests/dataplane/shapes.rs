@@ -144,20 +144,7 @@ fn a_tcp_stream_survives_damage_and_disorder_whole() {
         let pair = Pair::new();
         let mut plane = with_line(&pair);
         let rule = plane.add_rule(RuleSpec::egress(Action::Hold(shape.clone()), later())).unwrap();
-        let listener = pair.b.listen(&at(B4, 0));
-        let mut stream = pair.a.connect(listener.local_addr().unwrap()).unwrap();
-        let sent: Vec<u8> = (0..2_000_000_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
-        let got = thread::scope(|scope| {
-            let receiver = scope.spawn(|| {
-                let mut got = Vec::new();
-                listener.accept().unwrap().0.read_to_end(&mut got).unwrap();
-                got
-            });
-            stream.write_all(&sent).unwrap();
-            drop(stream);
-            receiver.join().unwrap()
-        });
-        assert!(got == sent, "{shape:?}: {} of {} bytes", got.len(), sent.len());
+        pair.assert_carries_a_stream(B4, 2_000_000);
         let counters = plane.counters(rule).unwrap();
         assert!(counters.acted > 5, "{shape:?}: bursts are cut, so there are packets to act on: {counters:?}");
     }

@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io,
+    io::{self, Read as _, Write as _},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::{AsFd, AsRawFd, BorrowedFd},
     process::{Command, Output},
@@ -138,6 +138,24 @@ impl Pair {
             assert!(reachable, "the veth pair carries {target}");
         }
         pair
+    }
+
+    /// A TCP stream of so many bytes from `a` to an address of `b` arrives whole and in order.
+    pub fn assert_carries_a_stream(&self, to: &str, bytes: u32) {
+        let listener = self.b.listen(&address(to, 0).to_string());
+        let mut stream = self.a.connect(listener.local_addr().expect("bound")).expect("connected");
+        let sent: Vec<u8> = (0..bytes).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        let got = thread::scope(|scope| {
+            let receiver = scope.spawn(|| {
+                let mut got = Vec::new();
+                listener.accept().expect("accepted").0.read_to_end(&mut got).expect("read");
+                got
+            });
+            stream.write_all(&sent).expect("sent");
+            drop(stream);
+            receiver.join().expect("no panic")
+        });
+        assert!(got == sent, "{} of {bytes} bytes to {to}", got.len());
     }
 
     /// A data plane in `a`, attached both ways at `va`.

@@ -7,6 +7,47 @@ use crate::peer::Peer;
 use crate::receipt::{CallCount, Effect, Measured, ReceiptLine};
 use crate::units::Percent;
 
+/// Declares the parameters of a fault on calls: its own, then which calls it is about, which is the same for all.
+macro_rules! call_fault {
+    (
+        $(#[$meta:meta])*
+        pub struct $name:ident { $($own:tt)* }
+    ) => {
+        $(#[$meta])*
+        #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+        #[serde(deny_unknown_fields)]
+        pub struct $name {
+            $($own)*
+            /// Share of the calls; all when left out
+            #[serde(default = "crate::fault::calls::all")]
+            pub percent: $crate::units::Percent,
+            /// Only connections to these addresses, networks or hosts; in a file also {component: NAME}
+            #[serde(default)]
+            pub peers: Vec<$crate::peer::Peer>,
+            /// Only connections to these ports
+            #[serde(default)]
+            pub peer_ports: Vec<$crate::units::Ports>,
+        }
+
+        impl $name {
+            /// Which calls it is about.
+            fn filter(
+                &self,
+                protocol: Option<$crate::change::Protocol>,
+            ) -> $crate::change::Filter<$crate::peer::Peer> {
+                let (peers, peer_ports) = (self.peers.clone(), self.peer_ports.clone());
+                $crate::change::Filter { protocol, peers, peer_ports, ..$crate::change::Filter::default() }
+            }
+        }
+    };
+}
+pub(super) use call_fault;
+
+/// The share when none is named.
+pub fn all() -> Percent {
+    Percent::ALL
+}
+
 /// Limits that every fault on calls has.
 ///
 /// # Errors

@@ -2,36 +2,20 @@
 //! without one gives EADDRNOTAVAIL, and bind(2) to port 0 EADDRINUSE (`__inet_hash_connect`, `inet_csk_get_port`). Each call
 //! by a draw of its own (Bernoulli).
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-
-use super::{FaultKind, PlanError, Reading, calls};
-use crate::change::{Call, CallRule, Errno, Filter, Plan, Protocol};
+use super::calls::{self, call_fault};
+use super::{FaultKind, PlanError, Reading};
+use crate::change::{Call, CallRule, Errno, Plan, Protocol};
 use crate::facts::FactsSnapshot;
 use crate::peer::Peer;
 use crate::receipt::Measured;
-use crate::units::{Percent, Ports};
 
-/// Parameters of `port_exhaustion`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct PortExhaustion {
-    /// Share of the calls that finds no port; all when left out
-    #[serde(default = "all")]
-    pub percent: Percent,
-    /// Only sockets of this protocol: tcp or udp
-    #[serde(default)]
-    pub protocol: Option<Protocol>,
-    /// Only connections to these addresses, networks or hosts, and no bind; in a file also {component: NAME}
-    #[serde(default)]
-    pub peers: Vec<Peer>,
-    /// Only connections to these ports, and no bind
-    #[serde(default)]
-    pub peer_ports: Vec<Ports>,
-}
-
-fn all() -> Percent {
-    Percent::ALL
+call_fault! {
+    /// Parameters of `port_exhaustion`. With `peers` or `peer_ports` it is about connections alone: a bind knows no peer.
+    pub struct PortExhaustion {
+        /// Only sockets of this protocol: tcp or udp
+        #[serde(default)]
+        pub protocol: Option<Protocol>,
+    }
 }
 
 impl PortExhaustion {
@@ -39,12 +23,7 @@ impl PortExhaustion {
     fn rules(&self) -> Vec<CallRule<Peer>> {
         let rule = |call, error| CallRule {
             calls: vec![call],
-            filter: Filter {
-                protocol: self.protocol,
-                peers: self.peers.clone(),
-                peer_ports: self.peer_ports.clone(),
-                ..Filter::default()
-            },
+            filter: self.filter(self.protocol),
             without_port: true,
             share: self.percent,
             error,

@@ -2,55 +2,39 @@
 //! down, passes their end on late, or closes them. Bytes are what applications send: there is no loss, and no packet is touched.
 //! Names and meaning of the parameters are those of Toxiproxy's toxics of that name; `rate` is its `bandwidth`.
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-
+use super::calls::{self, call_fault};
 use super::network::{self, Direction};
-use super::{FaultKind, PlanError, Reading, calls, peers};
+use super::{FaultKind, PlanError, Reading, peers};
 use crate::change::{Change, Filter, Plan, Protocol, Toxics};
 use crate::facts::FactsSnapshot;
 use crate::peer::Peer;
 use crate::receipt::{Effect, Measured, ProxyCount, ReceiptLine};
-use crate::units::{Percent, Ports, Rate, Size, Span};
+use crate::units::{Percent, Rate, Size, Span};
 
-/// Parameters of `tcp`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Tcp {
-    /// Hold bytes back so long, such as 50ms
-    #[serde(default)]
-    pub latency: Option<Span>,
-    /// Let bytes pass no faster, such as 1mbit, each connection for itself
-    #[serde(default)]
-    pub rate: Option<Rate>,
-    /// Pass the end of a connection on so much later, such as 2s
-    #[serde(default)]
-    pub slow_close: Option<Span>,
-    /// Close a connection after so many bytes one way, such as 10KiB
-    #[serde(default)]
-    pub limit_data: Option<Size>,
-    /// Which way: egress, ingress or both (default)
-    #[serde(default = "network::both")]
-    pub direction: Direction,
-    /// Share of the connections; all when left out
-    #[serde(default = "all")]
-    pub percent: Percent,
-    /// Only connections to these addresses, networks or hosts; in a file also {component: NAME}
-    #[serde(default)]
-    pub peers: Vec<Peer>,
-    /// Only connections to these ports
-    #[serde(default)]
-    pub peer_ports: Vec<Ports>,
-}
-
-fn all() -> Percent {
-    Percent::ALL
+call_fault! {
+    /// Parameters of `tcp`.
+    pub struct Tcp {
+        /// Hold bytes back so long, such as 50ms
+        #[serde(default)]
+        pub latency: Option<Span>,
+        /// Let bytes pass no faster, such as 1mbit, each connection for itself
+        #[serde(default)]
+        pub rate: Option<Rate>,
+        /// Pass the end of a connection on so much later, such as 2s
+        #[serde(default)]
+        pub slow_close: Option<Span>,
+        /// Close a connection after so many bytes one way, such as 10KiB
+        #[serde(default)]
+        pub limit_data: Option<Size>,
+        /// Which way: egress, ingress or both (default)
+        #[serde(default = "network::both")]
+        pub direction: Direction,
+    }
 }
 
 impl Tcp {
-    fn filter(&self) -> Filter<Peer> {
-        let (peers, peer_ports) = (self.peers.clone(), self.peer_ports.clone());
-        Filter { protocol: Some(Protocol::Tcp), peers, peer_ports, ..Filter::default() }
+    fn connections(&self) -> Filter<Peer> {
+        self.filter(Some(Protocol::Tcp))
     }
 
     fn toxics(&self) -> Toxics {
@@ -83,11 +67,11 @@ impl FaultKind for Tcp {
         if self.percent.percent() == 0.0 {
             return Err("0% of the connections are none: give a share such as `30%`, or leave `percent` out".into());
         }
-        network::check(&self.filter())
+        network::check(&self.connections())
     }
 
     fn describe(&self) -> String {
-        format!("{} of the connections {}, {}", self.percent, self.toxics(), self.filter())
+        format!("{} of the connections {}, {}", self.percent, self.toxics(), self.connections())
     }
 
     fn peers(&self) -> &[Peer] {
@@ -96,7 +80,7 @@ impl FaultKind for Tcp {
 
     fn plan(&self, facts: &FactsSnapshot) -> Result<Plan, PlanError> {
         let (caller, netns) = calls::caller("tcp", facts)?;
-        let (filter, mut notes) = peers::looked_up("tcp", facts, self.filter())?;
+        let (filter, mut notes) = peers::looked_up("tcp", facts, self.connections())?;
         notes.push(
             "only connections that are made from now on; what is still open at the end is reset, and so it is if the agent dies"
                 .into(),
