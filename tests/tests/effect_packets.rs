@@ -27,6 +27,14 @@ fn round_trips(text: &str) -> [f64; 3] {
     [(); 3].map(|()| times.next().unwrap_or(f64::NAN))
 }
 
+/// From where the servers are asked, and at which address: over the wire and on loopback, in both families.
+const WAYS: [(&str, IpAddr); 4] = [
+    ("a", IpAddr::V4(V4[1])),
+    ("a", IpAddr::V6(V6[1])),
+    ("b", IpAddr::V4(Ipv4Addr::LOCALHOST)),
+    ("b", IpAddr::V6(Ipv6Addr::LOCALHOST)),
+];
+
 #[test]
 fn thirty_percent_loss_is_thirty_percent_and_the_sender_sees_no_error() {
     let Some(bench) = bench() else { return };
@@ -101,13 +109,7 @@ fn two_processes_of_one_group_are_told_apart_on_the_wire_and_on_loopback() {
     let Some(bench) = bench() else { return };
     let pid = pair::server(&bench.stage, WEB_PORTS[0]).expect("runs").to_string();
     let _latency = bench.start(&["inject", "latency", "--pid", &pid, "--delay", "60ms", "--for", "40s"]);
-    let ways: [(&str, IpAddr); 4] = [
-        ("a", V4[1].into()),
-        ("a", V6[1].into()),
-        ("b", Ipv4Addr::LOCALHOST.into()),
-        ("b", Ipv6Addr::LOCALHOST.into()),
-    ];
-    for (node, address) in ways {
+    for (node, address) in WAYS {
         let (slow, neighbour) =
             (median(&bench, node, address, WEB_PORTS[0]), median(&bench, node, address, WEB_PORTS[1]));
         assert!(slow >= Duration::from_millis(60), "{address} from {node}: {slow:?}");
@@ -121,13 +123,7 @@ fn a_refused_group_tells_at_once_and_its_neighbour_is_not_meant() {
     let group = bench.stage.cgroup(pair::WEB);
     let args = ["inject", "partition", "--cgroup", &group, "--mode", "reject", "--for", "40s", "--json"];
     let mut partition = bench.start(&args);
-    let ways: [(&str, IpAddr); 4] = [
-        ("a", V4[1].into()),
-        ("a", V6[1].into()),
-        ("b", Ipv4Addr::LOCALHOST.into()),
-        ("b", Ipv6Addr::LOCALHOST.into()),
-    ];
-    for (node, address) in ways {
+    for (node, address) in WAYS {
         let ask = |port| {
             let server = SocketAddr::new(address, port);
             bench.stage.within(node, || pair::ask(server, Duration::from_secs(5))).expect("node")

@@ -101,7 +101,8 @@ impl FaultKind for Tcp {
         if let Some(latency) = self.latency {
             let mean = count.mean_delay();
             acted.push(mean.is_some_and(|mean| mean.0 >= latency.0));
-            lines.push(ReceiptLine::new("latency", latency, mean.map_or("-".into(), |mean| mean.to_string())));
+            let applied = mean.map_or("-".into(), |mean| format!("mean {:.2} ms", mean.0.as_secs_f64() * 1e3));
+            lines.push(ReceiptLine::new("latency", latency, applied));
         }
         if let Some(rate) = self.rate {
             acted.push(count.limited_bytes > 0);
