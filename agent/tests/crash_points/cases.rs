@@ -23,7 +23,7 @@ use crate::world::{Point, World};
 /// order is drawn, so each run leaves out others. There is no limit with [`ALL`].
 const BUDGET: &str = "FIREDRILL_CRASH_BUDGET";
 /// The budget otherwise: less than the test command allows a binary, by what is left to do at its end.
-const USUAL_BUDGET: Duration = Duration::from_secs(600);
+const USUAL_BUDGET: Duration = Duration::from_secs(420);
 /// The budget in guests, where a death takes many times as long.
 const BUDGET_IN_GUESTS: Duration = Duration::from_secs(240);
 /// Set to try every point of the agent, and for each every point of its guardian's recovery, however long that takes.

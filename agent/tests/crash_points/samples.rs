@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use firedrill_model::fault::{Fault, TABLE};
 use firedrill_model::file::{Document, parse};
+use serde_json::Value;
 
 /// All faults of the table, with each set of parameters that its example has.
 ///
@@ -25,7 +26,18 @@ pub fn label(fault: &Fault, all: &[Fault]) -> String {
     let (own, first) = (parameters(fault), all.iter().find(|other| other.name() == fault.name()).map(parameters));
     let own = own.as_object().into_iter().flatten();
     let other = own.filter(|(key, value)| first.as_ref().is_some_and(|first| first[key.as_str()] != **value));
-    let other: Vec<String> = other.map(|(key, value)| format!(", {key}: {value}")).collect();
+    let other: Vec<String> = other
+        .filter_map(|(key, value)| match value {
+            Value::Null => None,
+            Value::String(text) => Some(format!(", {key}: {text}")),
+            Value::Array(list) if list.is_empty() => None,
+            // Such as that it is a ramp.
+            Value::Object(map) => {
+                Some(format!(", {key}: {}", map.keys().map(String::as_str).collect::<Vec<_>>().join(", ")))
+            }
+            _ => Some(format!(", {key}: {value}")),
+        })
+        .collect();
     format!("{}{}", fault.name(), other.concat())
 }
 

@@ -146,8 +146,9 @@ fn tcp_takes_a_loss_for_one_on_the_way_and_sends_again_all_that_was_dropped() {
         let again = tcp_counter(&pair, "RetransSegs") - before;
         println!("{b}: {dropped} dropped, {again} segments sent again");
         assert!(dropped >= ENOUGH, "{dropped}");
-        // What the own host refuses stays in the queue, and is not counted as sent again.
-        assert!(again >= dropped, "{again} sent again of {dropped} dropped");
+        // What the own host refuses stays in the queue, and is not counted as sent again. Of what was dropped, acknowledgements of
+        // the connection's begin and end are not sent again either.
+        assert!(again + 2 >= dropped, "{again} sent again of {dropped} dropped");
     }
 }
 
@@ -226,8 +227,9 @@ fn another_flow_is_as_quick_as_without_a_fault_and_loses_nothing() {
     needs_root!();
     const BLOCKS: u32 = 60;
     const IN_BLOCK: u32 = 30;
-    // A program at the hook costs less than a microsecond.
-    let late_ms = if in_guest() { 2.0 } else { 0.05 };
+    // A program at the hook costs less than a microsecond, but the thread that holds the others' packets takes a processor now
+    // and then. The fault is 2 ms.
+    let late_ms = if in_guest() { 1.5 } else { 0.5 };
     for family in FAMILIES {
         let pair = Pair::new();
         let va = pair.a.ifindex("va");
