@@ -405,7 +405,7 @@ fn units_are_as_before_wherever_an_agent_its_guardian_or_the_recovery_dies() {
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../experiments/faults");
     machine.bring("faults", &examples).expect("the examples");
     let asked = |name: &str| std::env::var(name).ok().map(|value| format!("{name}={value}"));
-    let budget = asked("FIREDRILL_CRASH_BUDGET").unwrap_or_else(|| "FIREDRILL_CRASH_BUDGET=280".into());
+    let budget = asked("FIREDRILL_CRASH_BUDGET").unwrap_or_else(|| "FIREDRILL_CRASH_BUDGET=200".into());
     let examples = format!("FIREDRILL_EXAMPLES={}", Machine::inside("faults"));
     let drawn = [asked("FIREDRILL_CRASH_SEED"), asked("FIREDRILL_CRASH_ONLY")];
     let program = Machine::inside("crash_points");
