@@ -265,7 +265,7 @@ fn another_flow_is_as_quick_as_without_a_fault_and_loses_nothing() {
         }
         let apart = distance_but_for(&without, &with, late_ms);
         println!("{}: {apart:.2} of the distance that chance permits", family.0);
-        // Neighbouring packets are alike, so chance permits a bit more than for independent ones.
-        assert!(apart < 2.0, "{}: {apart}", family.0);
+        // Neighbouring packets are alike, so chance permits more than for independent ones; if all were late it would be 8.
+        assert!(apart < 4.0, "{}: {apart}", family.0);
     }
 }
